@@ -1,0 +1,2 @@
+//! The project's commands: set-up, build, test, demo.
+fn main() {}
