@@ -1,2 +1,51 @@
 //! The project's commands: set-up, build, test, demo.
-fn main() {}
+//!
+//! One file per concern:
+//! - `setup`: everything a machine needs, fetched once (wasm target, Envoy, test runner)
+//! - `build`: the shipped module `dist/quota_gate.wasm`, held to its interface and size
+//! - `paths`: where things are; `process`: running commands; `say`: telling what goes on
+
+mod build;
+mod interface;
+mod paths;
+mod process;
+mod say;
+mod setup;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// The commands of quota-gate.
+#[derive(Parser)]
+#[command(name = "cargo xtask", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build dist/quota_gate.wasm; print its size, imports and exports
+    Build(build::Args),
+    /// Fetch what build, test and demo need, and say where it is
+    Setup(setup::Args),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Build(args) => build::run(&args),
+        Command::Setup(args) => setup::run(&args),
+    }
+}

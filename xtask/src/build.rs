@@ -1,0 +1,120 @@
+//! The shipped module: built, looked into, held to its interface and its size.
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+
+use crate::setup::{self, WasmCargo};
+use crate::{interface, paths};
+
+/// How to build.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Take the module's imports and exports as the new expectation
+    #[arg(long)]
+    bless: bool,
+}
+
+/// Builds `dist/quota_gate.wasm` and prints what it is.
+///
+/// # Errors
+/// It does not compile, imports something besides `env.proxy_*`, is too large, or its imports and
+/// exports are not those of `xtask/module-interface.txt`.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let module = build(&setup::wasm()?)?;
+    print!("{}", module.summary()?);
+    module.interface.allowed()?;
+    if args.bless {
+        fs::write(interface_file(), module.interface.to_text())?;
+        println!("xtask/module-interface.txt is rewritten");
+    }
+    module.check()
+}
+
+/// A module that has been built and put into `dist/`.
+pub(crate) struct Module {
+    bytes: Vec<u8>,
+    interface: interface::Interface,
+}
+
+/// Compiles the module and puts it into `dist/`, unjudged.
+///
+/// # Errors
+/// It does not compile, or what came out is not a wasm module.
+pub(crate) fn build(cargo: &WasmCargo) -> Result<Module> {
+    let mut command = cargo.command("build");
+    command.args(["--release", "--package", "quota-gate", "--lib"]);
+    if !command
+        .status()
+        .context("cargo can't be started")?
+        .success()
+    {
+        bail!("the filter does not compile for wasm32");
+    }
+    let bytes = fs::read(cargo.output_dir("release").join("quota_gate.wasm"))?;
+    let interface = interface::Interface::read(&bytes)?;
+    let dist = paths::module();
+    fs::create_dir_all(dist.parent().context("the module has no folder")?)?;
+    // Envoys of running tests may have the old file open: it is replaced, not rewritten.
+    let part = dist.with_extension(format!("part-{}", std::process::id()));
+    fs::write(&part, &bytes)?;
+    fs::rename(&part, &dist)?;
+    Ok(Module { bytes, interface })
+}
+
+impl Module {
+    /// Checks the module against its size limit and its committed interface.
+    ///
+    /// # Errors
+    /// It is too large, it imports what Envoy does not offer, or its interface has changed.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.interface.allowed()?;
+        if self.bytes.len() > SIZE_MAX {
+            bail!(
+                "the module has {} bytes, more than the {SIZE_MAX} allowed",
+                self.bytes.len()
+            );
+        }
+        let expected = fs::read_to_string(interface_file())?;
+        let difference = interface::difference(&expected, &self.interface.to_text());
+        if !difference.is_empty() {
+            bail!(
+                "the module's interface is not that of xtask/module-interface.txt:\n{difference}\
+                 if that is meant, run: cargo xtask build --bless"
+            );
+        }
+        Ok(())
+    }
+
+    fn summary(&self) -> Result<String> {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        gzip.write_all(&self.bytes)?;
+        let packed = gzip.finish()?.len();
+        let hash: String = Sha256::digest(&self.bytes)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        Ok(format!(
+            "dist/quota_gate.wasm\n  size    {:.1} KB ({:.1} KB with gzip, limit {} KB)\n  \
+             sha256  {hash}\n{}",
+            kilobytes(self.bytes.len()),
+            kilobytes(packed),
+            SIZE_MAX / 1000,
+            self.interface.summary(),
+        ))
+    }
+}
+
+fn interface_file() -> PathBuf {
+    paths::root().join("xtask/module-interface.txt")
+}
+
+fn kilobytes(bytes: usize) -> f64 {
+    bytes as f64 / 1000.0
+}
+
+/// Every Envoy worker compiles the module at start; below this it does so in well under a second.
+const SIZE_MAX: usize = 200_000;

@@ -1,0 +1,37 @@
+//! Everything a machine needs, fetched once and found again at once.
+
+mod envoy;
+mod wasm;
+
+use anyhow::Result;
+
+pub(crate) use envoy::{VERSIONS as ENVOY_VERSIONS, envoy};
+pub(crate) use wasm::{WasmCargo, wasm};
+
+use crate::say;
+
+/// What to set up.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Also fetch every Envoy of the version matrix
+    #[arg(long)]
+    matrix: bool,
+}
+
+/// Sets up what build, test and demo need.
+///
+/// # Errors
+/// A part can't be had on this machine; the error says what to do.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    wasm()?;
+    let versions = if args.matrix {
+        ENVOY_VERSIONS
+    } else {
+        &[envoy::DEFAULT]
+    };
+    for version in versions {
+        let path = envoy(version)?;
+        say::news("envoy", &format!("{version} at {}", path.display()));
+    }
+    Ok(())
+}
