@@ -28,6 +28,7 @@
 
 pub mod config;
 pub mod decision;
+pub mod gate;
 pub mod request;
 pub mod shared;
 pub mod time;

@@ -1,0 +1,3 @@
+//! The gate: takes events, owns the tables, orders the steps, emits effects.
+
+pub mod slots;
