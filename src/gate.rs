@@ -1,3 +1,4 @@
 //! The gate: takes events, owns the tables, orders the steps, emits effects.
 
+pub mod local_limit;
 pub mod slots;
