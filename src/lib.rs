@@ -28,7 +28,11 @@
 
 pub mod config;
 pub mod decision;
+pub mod denial;
+pub mod descriptor;
+pub mod fields;
 pub mod gate;
 pub mod request;
 pub mod shared;
+pub mod text;
 pub mod time;
