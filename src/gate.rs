@@ -1,4 +1,6 @@
 //! The gate: takes events, owns the tables, orders the steps, emits effects.
 
+pub mod cache;
 pub mod local_limit;
 pub mod slots;
+mod table;
