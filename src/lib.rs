@@ -26,6 +26,11 @@
 )]
 #![deny(unsafe_code, missing_docs)]
 
+// Plain `#[test]` functions run under Node, too.
+#[cfg(all(test, target_arch = "wasm32"))]
+#[macro_use]
+extern crate wasm_test;
+
 pub mod config;
 pub mod decision;
 pub mod denial;

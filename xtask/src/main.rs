@@ -3,6 +3,7 @@
 //! One file per concern:
 //! - `setup`: everything a machine needs, fetched once (wasm target, Envoy, test runner)
 //! - `build`: the shipped module `dist/quota_gate.wasm`, held to its interface and size
+//! - `test`: every check that CI runs
 //! - `paths`: where things are; `process`: running commands; `say`: telling what goes on
 
 mod build;
@@ -11,6 +12,7 @@ mod paths;
 mod process;
 mod say;
 mod setup;
+mod test;
 
 use std::process::ExitCode;
 
@@ -31,11 +33,13 @@ enum Command {
     Build(build::Args),
     /// Fetch what build, test and demo need, and say where it is
     Setup(setup::Args),
+    /// Run every check that CI runs, or the named ones
+    Test(test::Args),
 }
 
 fn main() -> ExitCode {
     match run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -43,9 +47,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<()> {
+fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
-        Command::Build(args) => build::run(&args),
-        Command::Setup(args) => setup::run(&args),
+        Command::Build(args) => build::run(&args)?,
+        Command::Setup(args) => setup::run(&args)?,
+        Command::Test(args) => return test::run(&args),
     }
+    Ok(ExitCode::SUCCESS)
 }

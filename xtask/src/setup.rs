@@ -1,11 +1,13 @@
 //! Everything a machine needs, fetched once and found again at once.
 
 mod envoy;
+mod runner;
 mod wasm;
 
 use anyhow::Result;
 
-pub(crate) use envoy::{VERSIONS as ENVOY_VERSIONS, envoy};
+pub(crate) use envoy::{DEFAULT as ENVOY_DEFAULT, VERSIONS as ENVOY_VERSIONS, envoy};
+pub(crate) use runner::wasm_test_runner;
 pub(crate) use wasm::{WasmCargo, wasm};
 
 use crate::say;
@@ -27,11 +29,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let versions = if args.matrix {
         ENVOY_VERSIONS
     } else {
-        &[envoy::DEFAULT]
+        &[ENVOY_DEFAULT]
     };
     for version in versions {
         let path = envoy(version)?;
         say::news("envoy", &format!("{version} at {}", path.display()));
     }
+    say::news(
+        "test runner",
+        &format!("at {}", wasm_test_runner()?.display()),
+    );
     Ok(())
 }

@@ -72,6 +72,11 @@ impl WasmCargo {
         self.target_dir.join(TARGET).join(profile)
     }
 
+    /// Tells whether this way's cargo has clippy: the packages bring none.
+    pub(crate) fn has_clippy(&self) -> bool {
+        !matches!(self.way, Way::Packages { .. })
+    }
+
     fn rustflags(&self) -> OsString {
         let home = env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
         let cargo_home =
@@ -80,6 +85,15 @@ impl WasmCargo {
             (home, "/home".to_owned()),
             (cargo_home.clone(), "/cargo".to_owned()),
         ];
+        // A std built from source is named as the toolchain's own is, less the commit.
+        let source = match &self.way {
+            Way::Target => None,
+            Way::Source => sysroot()
+                .ok()
+                .map(|sysroot| sysroot.join("lib/rustlib/src/rust")),
+            Way::Packages { .. } => Some(PathBuf::from(DEBIAN_SOURCE)),
+        };
+        from.extend(source.map(|source| (source, "/rustc".to_owned())));
         // The registry's folder is named by a hash that differs between cargo's versions.
         let registries = fs::read_dir(cargo_home.join("registry/src"))
             .into_iter()
@@ -129,8 +143,12 @@ impl Way {
     fn describe(&self) -> &'static str {
         match self {
             Self::Target => "the toolchain has it",
-            Self::Source => "no target: std is built from the toolchain's rust-src",
-            Self::Packages { .. } => "no target: Debian's rustc-web, with std built from source",
+            Self::Source => {
+                "no target: std is built from the toolchain's rust-src, once (1 minute)"
+            }
+            Self::Packages { .. } => {
+                "no target: Debian's rustc-web is used, std built from source, once (1 minute)"
+            }
         }
     }
 }
@@ -274,11 +292,7 @@ fn with_packages(_sysroot: &Path) -> Result<Way> {
 }
 
 fn installed_packages() -> Option<Way> {
-    let needed = [
-        DEBIAN_RUSTC,
-        DEBIAN_CARGO,
-        "/usr/lib/rustlib/src/rust/library/std/Cargo.toml",
-    ];
+    let needed = [DEBIAN_RUSTC, DEBIAN_CARGO, DEBIAN_STD];
     needed
         .iter()
         .all(|file| Path::new(file).is_file())
@@ -324,6 +338,8 @@ fn sysroot() -> Result<PathBuf> {
 
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
+const DEBIAN_SOURCE: &str = "/usr/lib/rustlib/src/rust";
+const DEBIAN_STD: &str = "/usr/lib/rustlib/src/rust/library/std/Cargo.toml";
 
 /// Long enough for 25 MB on a slow line, short enough to wait for on a machine without network.
 const RUSTUP_BOUND: Duration = Duration::from_secs(120);

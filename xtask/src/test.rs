@@ -1,0 +1,411 @@
+//! Every check that CI runs, as named steps: timed, summed up, the first failure stops.
+
+use std::env;
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::say::{news, seconds};
+use crate::setup::{self, WasmCargo};
+use crate::{build, paths};
+
+/// Which steps to run, and how.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The steps to run; none: all of them
+    #[arg(value_enum)]
+    steps: Vec<Step>,
+    /// Run the steps after a failed one, too
+    #[arg(long)]
+    keep_going: bool,
+}
+
+/// One check; all of them run in the order in which they stand here, the quick ones first.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+enum Step {
+    /// rustfmt agrees with every file
+    Fmt,
+    /// clippy has no warning, natively and for wasm32
+    Clippy,
+    /// The unit tests
+    Unit,
+    /// The promises in virtual time
+    Spec,
+    /// Seeded random runs against a reference model
+    Sim,
+    /// Unit tests and promises again, in wasm under Node
+    Wasm,
+    /// The module's size, imports and exports
+    Module,
+    /// The promises on a real Envoy
+    E2e,
+    /// The core of the promises on every supported Envoy
+    Matrix,
+    /// rustdoc has no warning, and its examples run
+    Doc,
+}
+
+/// Runs the steps and prints what came of each; the last line is `N passed, N failed`, summed over
+/// every test of every step. A step that fails without a failed test counts as one failed.
+///
+/// # Errors
+/// Something that a step needs can't be set up.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let all = <Step as clap::ValueEnum>::value_variants();
+    let steps: Vec<Step> = all
+        .iter()
+        .copied()
+        .filter(|s| args.steps.is_empty() || args.steps.contains(s))
+        .collect();
+    let tools = Tools::set_up(&steps)?;
+    let mut reports = Vec::new();
+    for step in steps {
+        println!("\n== {} ==", step.name());
+        let started = Instant::now();
+        let mut tally = Tally::default();
+        let result = step.run(&tools, args.keep_going, &mut tally);
+        if let Err(error) = &result {
+            eprintln!("error: {error:#}");
+        }
+        let failed = result.is_err();
+        tally.failed += u64::from(failed && tally.failed == 0);
+        reports.push(Report {
+            step,
+            tally,
+            failed,
+            took: started.elapsed(),
+        });
+        if failed && !args.keep_going {
+            break;
+        }
+    }
+    print!("{}", summary(&reports));
+    let failed = reports.iter().any(|report| report.failed);
+    Ok(if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// What the steps run with, fetched before the first of them.
+#[derive(Default)]
+struct Tools {
+    wasm: Option<WasmCargo>,
+    runner: Option<PathBuf>,
+    envoys: Vec<(&'static str, PathBuf)>,
+}
+
+impl Tools {
+    fn set_up(steps: &[Step]) -> Result<Self> {
+        let any = |wanted: &[Step]| steps.iter().any(|step| wanted.contains(step));
+        let mut tools = Self::default();
+        if any(&[
+            Step::Clippy,
+            Step::Wasm,
+            Step::Module,
+            Step::E2e,
+            Step::Matrix,
+        ]) {
+            tools.wasm = Some(setup::wasm()?);
+        }
+        if any(&[Step::Wasm]) {
+            tools.runner = Some(setup::wasm_test_runner()?);
+            news("test runner", "wasm-bindgen's, in Node");
+        }
+        let versions: &[&str] = match (any(&[Step::E2e]), any(&[Step::Matrix])) {
+            (_, true) => setup::ENVOY_VERSIONS,
+            (true, false) => &[setup::ENVOY_DEFAULT],
+            (false, false) => &[],
+        };
+        for version in versions {
+            tools.envoys.push((version, setup::envoy(version)?));
+        }
+        if !versions.is_empty() {
+            news("envoy", &versions.join(", "));
+        }
+        Ok(tools)
+    }
+
+    fn wasm(&self) -> Result<&WasmCargo> {
+        self.wasm.as_ref().context("the wasm target is not set up")
+    }
+}
+
+impl Step {
+    fn name(self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
+
+    fn run(self, tools: &Tools, keep_going: bool, tally: &mut Tally) -> Result<()> {
+        match self {
+            Self::Fmt => check(cargo("fmt").args(["--all", "--check"]), "cargo fmt --all"),
+            Self::Clippy => clippy(tools.wasm()?),
+            Self::Unit => run_tests(
+                cargo("test").args(["--workspace", "--lib", "--bins"]),
+                keep_going,
+                tally,
+            ),
+            Self::Spec => run_tests(cargo("test").args(["--test", "spec"]), keep_going, tally),
+            Self::Sim => run_tests(cargo("test").args(["--test", "sim"]), keep_going, tally),
+            Self::Wasm => in_wasm(tools, keep_going, tally),
+            Self::Module => build::build(tools.wasm()?)?.check(),
+            Self::E2e => on_envoy(tools, setup::ENVOY_DEFAULT, None, keep_going, tally),
+            Self::Matrix => matrix(tools, keep_going, tally),
+            Self::Doc => doc(tally),
+        }
+    }
+}
+
+fn clippy(wasm: &WasmCargo) -> Result<()> {
+    let native = ["--workspace", "--all-targets", "--", "-D", "warnings"];
+    check(
+        cargo("clippy").args(native),
+        "cargo clippy --workspace --all-targets",
+    )?;
+    if wasm.has_clippy() {
+        let mut host = wasm.command("clippy");
+        return check(
+            host.args(["--lib", "--", "-D", "warnings"]),
+            "the lines above",
+        );
+    }
+    println!("no clippy comes with this compiler for wasm32: the host module is only compiled");
+    check(wasm.command("check").args(["--lib"]), "the lines above")
+}
+
+fn in_wasm(tools: &Tools, keep_going: bool, tally: &mut Tally) -> Result<()> {
+    let runner = tools
+        .runner
+        .as_ref()
+        .context("the test runner is not set up")?;
+    let mut cargo = tools.wasm()?.command("test");
+    cargo
+        .args(["--package", "quota-gate", "--no-default-features", "--lib"])
+        .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER", runner);
+    if paths::root().join("tests/spec").is_dir() {
+        cargo.args(["--test", "spec"]);
+    }
+    run_tests(&mut cargo, keep_going, tally)
+}
+
+fn matrix(tools: &Tools, keep_going: bool, tally: &mut Tally) -> Result<()> {
+    if env::var_os("ENVOY_BIN").is_some() {
+        println!("ENVOY_BIN is set: the matrix is that one Envoy");
+        return on_envoy(
+            tools,
+            setup::ENVOY_DEFAULT,
+            Some("matrix::"),
+            keep_going,
+            tally,
+        );
+    }
+    let mut failed = Vec::new();
+    for version in setup::ENVOY_VERSIONS {
+        println!("-- Envoy {version}");
+        let result = on_envoy(tools, version, Some("matrix::"), keep_going, tally);
+        match result {
+            Err(error) if !keep_going => return Err(error.context(format!("Envoy {version}"))),
+            Err(_) => failed.push(*version),
+            Ok(()) => {}
+        }
+    }
+    if !failed.is_empty() {
+        bail!("failed on Envoy {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+fn on_envoy(
+    tools: &Tools,
+    version: &str,
+    filter: Option<&str>,
+    keep_going: bool,
+    tally: &mut Tally,
+) -> Result<()> {
+    let (_, envoy) = tools
+        .envoys
+        .iter()
+        .find(|(have, _)| *have == version)
+        .with_context(|| format!("Envoy {version} is not set up"))?;
+    build::build(tools.wasm()?)?;
+    let mut command = cargo("test");
+    command
+        .args(["--test", "e2e"])
+        .args(filter)
+        .env("QUOTA_GATE_ENVOY", envoy)
+        .env("QUOTA_GATE_WASM", paths::module());
+    run_tests(&mut command, keep_going, tally)
+}
+
+fn doc(tally: &mut Tally) -> Result<()> {
+    let mut rustdoc = cargo("doc");
+    rustdoc
+        .args(["--workspace", "--no-deps", "--document-private-items"])
+        .env("RUSTDOCFLAGS", "-D warnings");
+    check(&mut rustdoc, "the lines above")?;
+    pass_on(cargo("test").args(["--workspace", "--doc"]), tally)
+}
+
+fn cargo(subcommand: &str) -> Command {
+    let mut cargo = Command::new(paths::cargo());
+    cargo.current_dir(paths::root()).arg(subcommand);
+    if subcommand != "fmt" {
+        cargo.arg("--locked");
+    }
+    cargo
+}
+
+/// Runs a command that prints its own findings.
+fn check(command: &mut Command, remedy: &str) -> Result<()> {
+    if !command
+        .status()
+        .context("cargo can't be started")?
+        .success()
+    {
+        bail!("see {remedy}");
+    }
+    Ok(())
+}
+
+/// Runs `cargo test` and counts; that no test has run is a failure, too.
+fn run_tests(command: &mut Command, keep_going: bool, tally: &mut Tally) -> Result<()> {
+    if keep_going {
+        command.arg("--no-fail-fast");
+    }
+    let before = *tally;
+    pass_on(command, tally)?;
+    if *tally == before {
+        bail!("no test has run");
+    }
+    Ok(())
+}
+
+/// Runs a command, passes its output on line by line, and counts the tests in it.
+fn pass_on(command: &mut Command, tally: &mut Tally) -> Result<()> {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cargo can't be started")?;
+    let stdout = child.stdout.take().context("cargo has no output")?;
+    for line in BufReader::new(stdout).split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).into_owned();
+        tally.count(&line);
+        println!("{line}");
+    }
+    if !child.wait()?.success() {
+        bail!("see the lines above");
+    }
+    Ok(())
+}
+
+/// How many tests there were, from the `test result:` lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+}
+
+impl Tally {
+    fn count(&mut self, line: &str) {
+        let Some(result) = line.strip_prefix("test result: ") else {
+            return;
+        };
+        let number = |word: &str| {
+            let before = result
+                .split(word)
+                .next()
+                .filter(|before| before.len() < result.len())?;
+            before.split_whitespace().last()?.parse::<u64>().ok()
+        };
+        self.passed += number(" passed").unwrap_or_default();
+        self.failed += number(" failed").unwrap_or_default();
+    }
+}
+
+struct Report {
+    step: Step,
+    tally: Tally,
+    failed: bool,
+    took: Duration,
+}
+
+fn summary(reports: &[Report]) -> String {
+    let mut text = String::from("\n");
+    let mut total = Tally::default();
+    for Report {
+        step,
+        tally,
+        failed,
+        took,
+    } in reports
+    {
+        let word = if *failed { "FAILED" } else { "ok" };
+        let tests = match tally {
+            Tally {
+                passed: 0,
+                failed: 0,
+            } => String::new(),
+            Tally { passed, failed } => format!("{passed} passed, {failed} failed"),
+        };
+        let line = format!(
+            "{:<8} {word:<7} {:>12}  {tests}",
+            step.name(),
+            seconds(*took)
+        );
+        let _infallible = writeln!(text, "{}", line.trim_end());
+        total.passed += tally.passed;
+        total.failed += tally.failed;
+    }
+    for report in reports.iter().filter(|report| report.failed) {
+        let name = report.step.name();
+        let _infallible = writeln!(
+            text,
+            "{name} failed; to run it alone: cargo xtask test {name}"
+        );
+    }
+    let _infallible = writeln!(text, "{} passed, {} failed", total.passed, total.failed);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn result_lines_of_every_test_program_are_summed() {
+        let mut tally = Tally::default();
+        tally.count("test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out");
+        tally.count("test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured");
+        tally.count("test config::tests::a_test_result: 9 passed ... ok");
+        tally.count("running 15 tests");
+        assert_eq!(
+            tally,
+            Tally {
+                passed: 15,
+                failed: 2
+            }
+        );
+    }
+
+    #[test]
+    fn the_summary_closes_with_the_sums() {
+        let report = |step, passed, failed| Report {
+            step,
+            tally: Tally { passed, failed },
+            failed: failed > 0,
+            took: Duration::from_millis(1500),
+        };
+        assert_eq!(
+            summary(&[report(Step::Fmt, 0, 0), report(Step::Unit, 7, 1)]),
+            "\nfmt      ok             1.5 s\n\
+             unit     FAILED         1.5 s  7 passed, 1 failed\n\
+             unit failed; to run it alone: cargo xtask test unit\n\
+             7 passed, 1 failed\n"
+        );
+    }
+}
