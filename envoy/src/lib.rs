@@ -1,1 +1,78 @@
 //! A real Envoy, a quota backend that misbehaves on request and an upstream, as one value.
+//!
+//! Everything listens on free ports of 127.0.0.1 and stops when the [`Rig`] is dropped, also when
+//! the test panics (then with the end of Envoy's log) and when the test process is killed. The face
+//! is synchronous; a tokio runtime works behind it, so call it from plain tests, not async ones.
+//!
+//! `QUOTA_GATE_ENVOY` (or `ENVOY_BIN`) says which Envoy to run, `QUOTA_GATE_WASM` which module to
+//! load; `cargo xtask test e2e` sets both.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use envoy_harness::{Fault, Rig, Route};
+//! use serde_json::json;
+//!
+//! let rig = Rig::builder()
+//!     .plugin(json!({"backends": {"quota": {"cluster": "quota-backend"}} /* … */}))
+//!     .route(Route::prefix("/pay").name("pay").quota(json!({"policy": "gold"})))
+//!     .start();
+//! rig.backend().limit("tenant=acme", 1, Duration::from_secs(60)).fail_next(1, Fault::Hang);
+//!
+//! let response = rig.request("GET", "/pay").header("x-tenant-id", "acme").h2().send();
+//!
+//! response.expect_status(503).expect_json("/code", "quota_unavailable");
+//! assert_eq!(rig.backend().expect_checks(1)[0].entry("tenant"), Some("acme"));
+//! rig.upstream().expect_requests(0);
+//! rig.envoy().expect_metric("quota_gate_failures", &[("cause", "timeout")], 1);
+//! assert_eq!(rig.envoy().expect_access_log(1)[0].field("cause"), Some("timeout"));
+//! ```
+//!
+//! The map:
+//! - [`Rig`] and [`RigBuilder`]; [`Route`] and [`Cluster`] say what Envoy is configured with. What
+//!   has no method of its own is laid over Envoy's configuration as JSON (`hcm`, `wasm`, …).
+//! - [`Envoy`]: metrics, log, access log ([`LogEntry`]), memory and CPU time, the admin interface.
+//! - [`Backend`]: limits, rejected keys, faults ([`Fault`]) and the journal of checks ([`Check`]).
+//! - [`Upstream`]: echoes, with a journal of requests ([`Seen`]).
+//! - [`Request`] and [`Response`], [`Pending`] for many at once and for clients that leave,
+//!   [`Connection`] for keep-alive, [`Raw`] for bytes by hand.
+//! - [`eventually`](eventually::eventually) waits for a condition; nothing sleeps.
+
+mod rig;
+
+mod access_log;
+mod bootstrap;
+mod cluster;
+mod envoy;
+mod metrics;
+mod route;
+
+mod backend;
+mod books;
+mod fault;
+mod wire;
+
+mod upstream;
+
+mod client;
+mod raw;
+mod response;
+
+mod body;
+mod child;
+pub mod eventually;
+mod journal;
+mod server;
+
+pub use access_log::LogEntry;
+pub use backend::{Backend, Check};
+pub use client::{Connection, Pending, Protocol, Request, send_all};
+pub use cluster::Cluster;
+pub use envoy::{Envoy, Validation, binary, module};
+pub use fault::Fault;
+pub use metrics::Sample;
+pub use raw::Raw;
+pub use response::Response;
+pub use rig::{BACKEND, Push, Rig, RigBuilder};
+pub use route::Route;
+pub use upstream::{Seen, Upstream, digest};
+pub use wire::{QuotaHeaders, Wire};

@@ -1,0 +1,266 @@
+//! The backend's books: limits and counters, kept by limitador in memory.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use limitador::RateLimiter;
+use limitador::counter::Counter;
+use limitador::limit::{Context, Expression, Limit, Namespace, Predicate};
+
+use crate::server::lock;
+
+/// A descriptor: who is asking and for what, in order.
+pub(crate) type Descriptor = Vec<(String, String)>;
+
+/// Limits and what was used of them.
+pub(crate) struct Books {
+    limiter: RateLimiter,
+    limits: Mutex<BTreeMap<String, Limit>>,
+}
+
+/// One limit's state, as far as it concerns a descriptor.
+#[derive(Clone, Debug)]
+pub(crate) struct Count {
+    pub(crate) name: String,
+    pub(crate) max: u64,
+    pub(crate) window: Duration,
+    pub(crate) remaining: u64,
+    pub(crate) resets_in: Duration,
+}
+
+/// What the books say to a charge.
+#[derive(Clone, Debug)]
+pub(crate) struct Charge {
+    /// Units granted; 0 with a cost above 0 means denied.
+    pub(crate) granted: u64,
+    pub(crate) denied: bool,
+    /// The limits that apply, the tightest first, as they are afterwards.
+    pub(crate) counts: Vec<Count>,
+}
+
+impl Books {
+    pub(crate) fn new() -> Self {
+        Self {
+            limiter: RateLimiter::new(COUNTERS_MAX),
+            limits: Mutex::default(),
+        }
+    }
+
+    /// Sets the limit `name`; what was counted for it stays, unless its conditions, its `each` or
+    /// its window are others than before.
+    pub(crate) fn set(&self, name: &str, limit: Limit) {
+        let mut limits = lock(&self.limits);
+        limits.insert(name.to_owned(), limit);
+        let all: Vec<Limit> = limits.values().cloned().collect();
+        self.limiter
+            .configure_with(all)
+            .expect("limits in memory can be set");
+    }
+
+    /// Drops all limits and all counts.
+    pub(crate) fn clear(&self) {
+        lock(&self.limits).clear();
+        self.limiter
+            .configure_with([])
+            .expect("limits in memory can be dropped");
+    }
+
+    /// Charges `cost`, or else what remains if that is at least `least`, or else nothing.
+    pub(crate) fn charge(
+        &self,
+        namespace: &str,
+        descriptor: &Descriptor,
+        cost: u64,
+        least: u64,
+    ) -> Charge {
+        let namespace = Namespace::from(namespace.to_owned());
+        let context = context(descriptor);
+        // One charge at a time: between the look and the second charge nobody else may take.
+        let _one = lock(&self.limits);
+        let mut counts = self.try_charge(&namespace, &context, cost);
+        let mut granted = cost;
+        if let Err(denied) = counts {
+            granted = denied
+                .iter()
+                .map(|count| count.remaining)
+                .min()
+                .unwrap_or(0);
+            counts = if least > 0 && granted >= least {
+                self.try_charge(&namespace, &context, granted)
+            } else {
+                Err(denied)
+            };
+        }
+        match counts {
+            Ok(counts) => Charge {
+                granted,
+                denied: false,
+                counts,
+            },
+            Err(counts) => Charge {
+                granted: 0,
+                denied: true,
+                counts,
+            },
+        }
+    }
+
+    /// Says whether `cost` more would be denied; charges nothing.
+    pub(crate) fn would_deny(&self, namespace: &str, descriptor: &Descriptor, cost: u64) -> bool {
+        let namespace = Namespace::from(namespace.to_owned());
+        self.limiter
+            .is_rate_limited(&namespace, &context(descriptor), cost)
+            .expect("limits in memory can be read")
+            .limited
+    }
+
+    /// Counts `cost`, whatever the limits say.
+    pub(crate) fn report(&self, namespace: &str, descriptor: &Descriptor, cost: u64) {
+        let namespace = Namespace::from(namespace.to_owned());
+        self.limiter
+            .update_counters(&namespace, &context(descriptor), cost)
+            .expect("counters in memory can be written");
+    }
+
+    fn try_charge(
+        &self,
+        namespace: &Namespace,
+        context: &Context<'_>,
+        cost: u64,
+    ) -> Result<Vec<Count>, Vec<Count>> {
+        let result = self
+            .limiter
+            .check_rate_limited_and_update(namespace, context, cost)
+            .expect("counters in memory can be written");
+        let mut counts: Vec<Count> = result.counters.iter().map(count).collect();
+        counts.sort_by_key(|count| count.remaining);
+        if result.limited {
+            Err(counts)
+        } else {
+            Ok(counts)
+        }
+    }
+}
+
+/// A limit on descriptors that hold every `name=value` of `conditions` (joined by `&`; empty: all
+/// descriptors), of `max` units per `window`; with `each`, that much per value of these entries.
+pub(crate) fn limit(
+    (namespace, conditions, each): (&str, &str, &[&str]),
+    max: u64,
+    window: Duration,
+) -> (String, Limit) {
+    let predicates = conditions
+        .split('&')
+        .filter(|condition| !condition.is_empty());
+    let predicates = predicates.map(|condition| {
+        let (name, value) = condition
+            .split_once('=')
+            .expect("a condition like tenant=acme");
+        let source = format!("descriptors[0][{}] == {}", quoted(name), quoted(value));
+        Predicate::parse(source).expect("a predicate limitador can read")
+    });
+    let variables = each.iter().map(|name| {
+        let source = format!("descriptors[0][{}]", quoted(name));
+        Expression::parse(source).expect("an expression limitador can read")
+    });
+    let mut limit = Limit::new(
+        namespace,
+        max,
+        window.as_secs().max(1),
+        predicates,
+        variables,
+    );
+    let name = match (conditions, each) {
+        ("", []) => "all".to_owned(),
+        (conditions, []) => conditions.to_owned(),
+        ("", each) => format!("each {}", each.join(",")),
+        (conditions, each) => format!("{conditions} each {}", each.join(",")),
+    };
+    limit.set_name(name.clone());
+    (format!("{namespace}/{name}"), limit)
+}
+
+/// A CEL string literal.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+fn context(descriptor: &Descriptor) -> Context<'static> {
+    let mut context = Context::default();
+    let entries = descriptor.iter().cloned().collect();
+    context.list_binding("descriptors".to_owned(), vec![entries]);
+    context
+}
+
+fn count(counter: &Counter) -> Count {
+    Count {
+        name: counter.limit().name().unwrap_or_default().to_owned(),
+        max: counter.max_value(),
+        window: counter.window(),
+        remaining: counter.remaining().unwrap_or_else(|| counter.max_value()),
+        resets_in: counter.expires_in().unwrap_or_else(|| counter.window()),
+    }
+}
+
+/// Counters held at once; limitador forgets others beyond it.
+const COUNTERS_MAX: u64 = 100_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn books(conditions: &str, each: &[&str], max: u64) -> Books {
+        let books = Books::new();
+        let (name, limit) = limit(("ns", conditions, each), max, Duration::from_secs(60));
+        books.set(&name, limit);
+        books
+    }
+
+    fn entries(pairs: &[(&str, &str)]) -> Descriptor {
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn denies_above_the_limit_and_only_those_it_is_for() {
+        let books = books("tenant=acme", &[], 2);
+        let acme = entries(&[("tenant", "acme"), ("plan", "free")]);
+        assert!(!books.charge("ns", &acme, 2, 0).denied);
+        assert!(books.charge("ns", &acme, 1, 0).denied);
+        assert!(
+            !books
+                .charge("ns", &entries(&[("tenant", "other")]), 1, 0)
+                .denied
+        );
+        assert!(!books.charge("ns", &entries(&[]), 1, 0).denied);
+        assert!(!books.charge("other", &acme, 1, 0).denied);
+    }
+
+    #[test]
+    fn grants_what_remains_if_that_is_enough() {
+        let books = books("", &[], 10);
+        let anyone = entries(&[("tenant", "o'neil")]);
+        assert_eq!(books.charge("ns", &anyone, 7, 1).granted, 7);
+        assert!(books.charge("ns", &anyone, 7, 4).denied);
+        assert_eq!(books.charge("ns", &anyone, 7, 3).granted, 3);
+        assert!(books.charge("ns", &anyone, 7, 1).denied);
+    }
+
+    #[test]
+    fn counts_each_value_by_itself_and_keeps_counts_when_the_limit_moves() {
+        let books = books("", &["tenant"], 1);
+        let (a, b) = (entries(&[("tenant", "a")]), entries(&[("tenant", "b")]));
+        assert!(!books.charge("ns", &a, 1, 0).denied);
+        assert!(!books.charge("ns", &b, 1, 0).denied);
+        assert!(books.charge("ns", &a, 1, 0).denied);
+
+        let (name, larger) = limit(("ns", "", &["tenant"]), 2, Duration::from_secs(60));
+        books.set(&name, larger);
+
+        assert_eq!(books.charge("ns", &a, 1, 0).counts[0].remaining, 0);
+        assert!(books.charge("ns", &a, 1, 0).denied);
+    }
+}

@@ -1,0 +1,258 @@
+//! The upstream: echoes what it got, keeps a journal of it, and answers gRPC and upgrades.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::{Frame, Incoming};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, UPGRADE};
+use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+
+use crate::body::{Pieces, full};
+use crate::eventually::now;
+use crate::journal::Journal;
+use crate::response::{fields, values};
+use crate::server::{Answer, Handler, Hangup, Line, Server, lock};
+
+/// One request as it reached the upstream.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// When its headers were there.
+    pub at: Instant,
+    /// The method.
+    pub method: String,
+    /// Path and query; the authority for CONNECT.
+    pub path: String,
+    /// Whether it came over HTTP/2.
+    pub h2: bool,
+    /// Header fields in their order; names in lower case.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// The bytes of its body so far.
+    pub body_len: usize,
+    /// [`digest`] of its body so far.
+    pub body_digest: u64,
+    /// Trailer fields; names in lower case.
+    pub trailers: Vec<(String, Vec<u8>)>,
+    /// Whether it has ended: body and trailers are all there.
+    pub complete: bool,
+}
+
+impl Seen {
+    /// The values of the header `name` (lower case).
+    #[must_use]
+    pub fn header_values(&self, name: &str) -> Vec<String> {
+        values(&self.headers, name)
+    }
+}
+
+/// A running upstream; dropping it closes its port.
+pub struct Upstream {
+    server: Server<Echo>,
+    echo: Arc<Echo>,
+}
+
+impl Upstream {
+    /// Starts one on a free port of 127.0.0.1.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn start() -> std::io::Result<Self> {
+        let echo = Arc::new(Echo::default());
+        Ok(Self {
+            server: Server::start(Arc::clone(&echo))?,
+            echo,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// Adds a header to every response from now on.
+    pub fn respond_header(&self, name: &str, value: &str) -> &Self {
+        let name = HeaderName::from_bytes(name.as_bytes()).expect("a header name");
+        let value = HeaderValue::from_str(value).expect("a header value");
+        lock(&self.echo.manner).headers.push((name, value));
+        self
+    }
+
+    /// Answers with this status from now on.
+    pub fn respond_status(&self, status: u16) -> &Self {
+        lock(&self.echo.manner).status =
+            Some(StatusCode::from_u16(status).expect("an HTTP status"));
+        self
+    }
+
+    /// Waits this long before every response from now on.
+    pub fn respond_after(&self, delay: Duration) -> &Self {
+        lock(&self.echo.manner).delay = delay;
+        self
+    }
+
+    /// What came so far.
+    #[must_use]
+    pub fn seen(&self) -> Vec<Seen> {
+        self.echo.journal.all()
+    }
+
+    /// What came since the last time.
+    #[must_use]
+    pub fn take(&self) -> Vec<Seen> {
+        self.echo.journal.take()
+    }
+
+    /// Waits for `count` requests, expects no more, and returns them.
+    #[track_caller]
+    pub fn expect_requests(&self, count: usize) -> Vec<Seen> {
+        self.echo.journal.expect("requests at the upstream", count)
+    }
+}
+
+/// A short fingerprint of `bytes` (FNV-1a), to compare a body with what was sent.
+#[must_use]
+pub fn digest(bytes: &[u8]) -> u64 {
+    digest_on(FNV_START, bytes)
+}
+
+fn digest_on(start: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(start, |sum, byte| {
+        (sum ^ u64::from(*byte)).wrapping_mul(FNV_PRIME)
+    })
+}
+
+#[derive(Default)]
+struct Echo {
+    journal: Journal<Seen>,
+    manner: Mutex<Manner>,
+}
+
+#[derive(Clone, Default)]
+struct Manner {
+    delay: Duration,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    status: Option<StatusCode>,
+}
+
+impl Handler for Echo {
+    async fn handle(&self, request: Request<Incoming>, _: Arc<Line>) -> Result<Answer, Hangup> {
+        let manner = lock(&self.manner).clone();
+        let place = self.journal.push(seen(&request));
+        let mut answer = if is_upgrade(&request) {
+            tunnel(request)
+        } else {
+            self.echo(request, place).await?
+        };
+        if !manner.delay.is_zero() {
+            tokio::time::sleep(manner.delay).await;
+        }
+        if let Some(status) = manner.status {
+            *answer.status_mut() = status;
+        }
+        for (name, value) in manner.headers {
+            answer.headers_mut().append(name, value);
+        }
+        Ok(answer)
+    }
+}
+
+impl Echo {
+    async fn echo(&self, request: Request<Incoming>, place: usize) -> Result<Answer, Hangup> {
+        let grpc = request
+            .headers()
+            .get(CONTENT_TYPE)
+            .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+        let (method, path) = (request.method().to_string(), request.uri().to_string());
+        let mut body = request.into_body();
+        let mut length = 0;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| Hangup)?;
+            if let Some(data) = frame.data_ref() {
+                length += data.len();
+                self.journal.amend(place, |seen| {
+                    seen.body_len += data.len();
+                    seen.body_digest = digest_on(seen.body_digest, data);
+                });
+            } else if let Some(trailers) = frame.trailers_ref() {
+                self.journal
+                    .amend(place, |seen| seen.trailers = fields(trailers));
+            }
+        }
+        self.journal.amend(place, |seen| seen.complete = true);
+        if grpc {
+            return Ok(grpc_answer());
+        }
+        let echo = json!({"method": method, "path": path, "body_len": length});
+        let mut answer = Response::new(full(echo.to_string()));
+        answer
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        answer
+            .headers_mut()
+            .insert("x-upstream", HeaderValue::from_static("echo"));
+        Ok(answer)
+    }
+}
+
+fn seen(request: &Request<Incoming>) -> Seen {
+    Seen {
+        at: now(),
+        method: request.method().to_string(),
+        path: match request.uri().path_and_query() {
+            Some(path) if request.method() != Method::CONNECT => path.to_string(),
+            _ => request.uri().to_string(),
+        },
+        h2: request.version() == Version::HTTP_2,
+        headers: fields(request.headers()),
+        body_len: 0,
+        body_digest: FNV_START,
+        trailers: Vec::new(),
+        complete: false,
+    }
+}
+
+fn is_upgrade(request: &Request<Incoming>) -> bool {
+    request.method() == Method::CONNECT || request.headers().contains_key(UPGRADE)
+}
+
+/// Accepts an upgrade or CONNECT; what comes after it is echoed byte for byte.
+fn tunnel(mut request: Request<Incoming>) -> Answer {
+    let upgraded = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        if let Ok(upgraded) = upgraded.await {
+            let (mut read, mut write) = tokio::io::split(TokioIo::new(upgraded));
+            // Ends when either side closes; there is nobody to tell.
+            let _ = tokio::io::copy(&mut read, &mut write).await;
+        }
+    });
+    let mut answer = Response::new(full(Bytes::new()));
+    if let Some(protocol) = request.headers_mut().remove(UPGRADE) {
+        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        answer.headers_mut().insert(UPGRADE, protocol);
+        answer
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+    answer
+}
+
+/// One empty message and status 0 in the trailers.
+fn grpc_answer() -> Answer {
+    let mut trailers = hyper::HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    let message = Frame::data(Bytes::from_static(&[0; 5]));
+    let pieces = Pieces::new([message, Frame::trailers(trailers)]);
+    let mut answer = Response::new(pieces.boxed());
+    answer
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    answer
+}
+
+const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
+const FNV_PRIME: u64 = 0x0100_0000_01b3;

@@ -1,0 +1,238 @@
+//! A rig starts, shows what went through it, and leaves nothing behind.
+
+use std::time::Duration;
+
+use envoy_harness::eventually::eventually;
+use envoy_harness::{Protocol, Rig, Route, digest, send_all};
+use serde_json::json;
+
+#[test]
+fn a_request_goes_through_envoy_to_the_upstream_and_back() {
+    let rig = Rig::builder()
+        .without_filter()
+        .route(Route::prefix("/v1").name("v1"))
+        .start();
+
+    let response = rig
+        .request("POST", "/v1/items?n=1")
+        .header("x-k", b"\xff")
+        .body("hello")
+        .send();
+
+    response
+        .expect_status(200)
+        .expect_header("x-upstream", "echo")
+        .expect_json("/body_len", 5);
+    let seen = rig.upstream().expect_requests(1).remove(0);
+    assert_eq!(
+        (seen.method.as_str(), seen.path.as_str()),
+        ("POST", "/v1/items?n=1")
+    );
+    assert_eq!((seen.body_len, seen.body_digest), (5, digest(b"hello")));
+    assert!(seen.headers.contains(&("x-k".to_owned(), vec![0xff])));
+    let entry = rig.envoy().expect_access_log(1).remove(0);
+    assert_eq!((entry.status, entry.route.as_str()), (200, "v1"));
+    assert_eq!(
+        (entry.details.as_str(), entry.state.as_str()),
+        ("via_upstream", "")
+    );
+    assert_eq!(
+        (entry.protocol.as_str(), entry.path.as_str()),
+        ("HTTP/1.1", "/v1/items?n=1")
+    );
+}
+
+#[test]
+fn http2_and_grpc_go_through_with_trailers() {
+    let rig = Rig::builder().without_filter().start();
+
+    rig.request("GET", "/").h2().send().expect_status(200);
+    rig.grpc("/pkg.Service/Method")
+        .send()
+        .expect_status(200)
+        .expect_grpc_status(0);
+
+    let log = rig.envoy().expect_access_log(2);
+    assert_eq!(
+        (log[0].protocol.as_str(), log[1].grpc_status),
+        ("HTTP/2", Some(0))
+    );
+}
+
+#[test]
+fn the_plain_listener_and_a_kept_connection_work() {
+    let rig = Rig::builder().without_filter().concurrency(2).start();
+
+    rig.plain("GET", "/x").send().expect_status(200);
+    let mut connection = rig.connect(Protocol::H1);
+    for _ in 0..3 {
+        let request = connection.request("GET", "/");
+        connection
+            .send(request)
+            .expect("a response")
+            .expect_status(200);
+    }
+    let responses = send_all((0..20).map(|_| rig.request("GET", "/")));
+
+    assert!(responses.iter().all(|response| response.status == 200));
+    rig.envoy().expect_metric(
+        "envoy_http_downstream_rq_total",
+        &[("envoy_http_conn_manager_prefix", "gated")],
+        23,
+    );
+    assert!(rig.envoy().memory_bytes() > 10_000_000);
+    assert!(rig.envoy().cpu_time() > Duration::ZERO);
+}
+
+#[test]
+fn websockets_and_connect_are_tunnelled() {
+    let rig = Rig::builder().without_filter().start();
+
+    let mut socket = rig.raw();
+    socket
+        .write("GET /ws HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n");
+    assert_eq!(socket.read_head().status, 101);
+    socket.write("ping");
+    assert_eq!(socket.read(4), b"ping");
+
+    let mut tunnel = rig.raw();
+    tunnel.write("CONNECT a:80 HTTP/1.1\r\nhost: a:80\r\n\r\n");
+    assert_eq!(tunnel.read_head().status, 200);
+    tunnel.write("pong");
+    assert_eq!(tunnel.read(4), b"pong");
+    assert_eq!(rig.upstream().expect_requests(2)[1].method, "CONNECT");
+}
+
+#[test]
+fn a_thousand_headers_and_huge_ones_reach_the_upstream() {
+    let rig = Rig::builder().without_filter().start();
+
+    let many = (0..1000).fold(rig.request("GET", "/"), |request, number| {
+        request.header(&format!("x-{number}"), "1")
+    });
+    many.send().expect_status(200);
+    rig.request("GET", "/")
+        .header("x-long", "v".repeat(60_000))
+        .send()
+        .expect_status(200);
+
+    let seen = rig.upstream().expect_requests(2);
+    assert!(seen[0].headers.len() > 1000);
+    assert_eq!(seen[1].header_values("x-long")[0].len(), 60_000);
+}
+
+#[test]
+fn a_client_that_leaves_is_seen_by_envoy() {
+    let rig = Rig::builder().without_filter().start();
+    rig.upstream().respond_after(Duration::from_secs(60));
+
+    let pending = rig.request("GET", "/").start();
+    rig.upstream().expect_requests(1);
+    pending.abandon();
+
+    let entry = rig.envoy().expect_access_log(1).remove(0);
+    assert_eq!(
+        (entry.status, entry.details.as_str()),
+        (0, "downstream_remote_disconnect")
+    );
+}
+
+#[test]
+fn an_upload_in_progress_stays_open() {
+    let rig = Rig::builder()
+        .without_filter()
+        .route(Route::path("/no").direct(403, "no"))
+        .start();
+
+    let pending = rig.request("POST", "/").unfinished_body("part").start();
+    let arrived = || {
+        rig.upstream()
+            .seen()
+            .first()
+            .filter(|seen| seen.body_len == 4)
+            .cloned()
+    };
+    assert!(!eventually("the first part is at the upstream", arrived).complete);
+    assert!(!pending.is_done());
+
+    rig.request("POST", "/no")
+        .unfinished_body("part")
+        .send()
+        .expect_status(403);
+}
+
+#[test]
+fn a_client_that_expects_100_continue_gets_it_and_may_send_trailers() {
+    let rig = Rig::builder().without_filter().start();
+
+    let mut client = rig.raw();
+    client.write("POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n");
+    assert_eq!(client.read_response().status, 100);
+    client.write("ok");
+    client
+        .read_response()
+        .expect_status(200)
+        .expect_json("/body_len", 2);
+    rig.request("POST", "/")
+        .body("ok")
+        .trailer("x-sum", "1")
+        .send()
+        .expect_status(200);
+
+    let seen = rig.upstream().expect_requests(2);
+    assert_eq!(seen[1].trailers, [("x-sum".to_owned(), b"1".to_vec())]);
+}
+
+#[test]
+fn a_half_closed_client_has_left_as_far_as_envoy_is_concerned() {
+    let rig = Rig::builder().without_filter().start();
+    rig.upstream().respond_after(Duration::from_secs(60));
+
+    let mut client = rig.raw();
+    client.write("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    rig.upstream().expect_requests(1);
+    client.half_close();
+
+    assert_eq!(client.read_to_end(), b"");
+    assert_eq!(
+        rig.envoy().expect_access_log(1)[0].details,
+        "downstream_remote_disconnect"
+    );
+}
+
+#[test]
+fn a_configuration_that_envoy_refuses_is_told_with_its_log() {
+    let bad = json!({"stream_idle_timeout": "soon"});
+
+    let validation = Rig::builder().without_filter().hcm(&bad).validate();
+    assert!(!validation.accepted);
+    assert!(
+        validation.log.contains("stream_idle_timeout"),
+        "{}",
+        validation.log
+    );
+
+    let error = Rig::builder()
+        .without_filter()
+        .hcm(&bad)
+        .try_start()
+        .err()
+        .expect("refused");
+    assert!(
+        format!("{error:#}").contains("stream_idle_timeout"),
+        "{error:#}"
+    );
+    assert!(Rig::builder().without_filter().validate().accepted);
+}
+
+#[test]
+fn nothing_of_a_rig_is_left_when_it_is_dropped() {
+    let rig = Rig::builder().without_filter().start();
+    let process = format!("/proc/{}", rig.envoy().pid());
+    assert!(rig.envoy().alive());
+    assert!(std::fs::exists(&process).expect("/proc can be read"));
+
+    drop(rig);
+
+    assert!(!std::fs::exists(&process).expect("/proc can be read"));
+}
