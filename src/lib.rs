@@ -41,3 +41,4 @@ pub mod request;
 pub mod shared;
 pub mod text;
 pub mod time;
+pub mod wire;

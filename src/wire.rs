@@ -1,0 +1,241 @@
+//! The backend's language: how a check is asked, and how the reply is read.
+//!
+//! There is one engine and no code path per backend. A [`Language`] is data: a request shape
+//! (method, path, headers, body, with slots for what differs from check to check) and reply rules
+//! (statuses, places to look at, units). The presets are constants in [`preset`]; every byte that a
+//! backend sends is judged here, and nothing it sends can do more than make the check fail.
+
+pub mod json;
+pub mod preset;
+pub mod reply;
+pub mod structured;
+pub mod template;
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::config::{Backend, Statuses};
+use crate::decision::{CheckError, Limits};
+use crate::descriptor::Entries;
+use crate::text;
+use crate::time::Wall;
+
+use reply::Rules;
+use template::{Context, Shape};
+
+/// A text that is a constant in a preset and owned elsewhere.
+pub type Text = Cow<'static, str>;
+/// A list that is a constant in a preset and owned elsewhere.
+pub type List<T> = Cow<'static, [T]>;
+
+/// How one kind of backend is spoken to.
+#[derive(Clone, Debug)]
+pub struct Language {
+    /// How a check is asked.
+    pub request: Shape,
+    /// How the reply is read.
+    pub reply: Rules,
+}
+
+/// One check to be asked.
+#[derive(Clone, Debug)]
+pub struct Check<'a> {
+    /// The descriptor's entries.
+    pub entries: Entries<'a>,
+    /// The units asked for: the request's cost, or with a lease what is wanted at most.
+    pub cost: u64,
+    /// With a lease, what this request needs at least.
+    pub cost_min: Option<u64>,
+    /// The policy's name.
+    pub policy: &'a str,
+    /// The matched route's name.
+    pub route: Option<&'a [u8]>,
+    /// The request's id, for tracing.
+    pub request_id: Option<&'a [u8]>,
+}
+
+/// A check as it goes to the backend.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Message {
+    fixed: Rc<[(Text, Vec<u8>)]>,
+    own: Vec<(Text, Vec<u8>)>,
+    /// The body; empty for none.
+    pub body: Vec<u8>,
+}
+
+impl Message {
+    /// Every header, pseudo-headers (`:method`, `:path`, `:authority`) included; names in lower
+    /// case.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.fixed
+            .iter()
+            .chain(&self.own)
+            .map(|(name, value)| (name.as_ref(), value.as_slice()))
+    }
+
+    /// The first header of that name.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        self.headers()
+            .find_map(|(own, value)| (own == name).then_some(value))
+    }
+}
+
+/// What came back from a backend that answered.
+#[derive(Clone, Copy, Debug)]
+pub struct RawReply<'a> {
+    /// The HTTP status.
+    pub status: u16,
+    /// Headers, without regard to the case of names; one that came twice is there twice.
+    pub headers: &'a [(&'a [u8], &'a [u8])],
+    /// The body. The caller need not fetch more than [`BODY_BYTES_MAX`] and one byte of it.
+    pub body: &'a [u8],
+    /// When it came, for times that are given as dates.
+    pub now: Wall,
+}
+
+/// The backend's reply, understood.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Reply {
+    /// What it says about the request.
+    pub outcome: ReplyOutcome,
+    /// What it tells of the limit.
+    pub limits: Limits,
+    /// When the client may come again; never with a grant.
+    pub retry_after: Option<Duration>,
+    /// How long it may be used again, as far as the backend says.
+    pub caching: Caching,
+}
+
+/// What a reply says about the request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ReplyOutcome {
+    /// Over the limit.
+    Denied,
+    /// Within the limit.
+    Granted {
+        /// How many units were given, where the backend says so; else as many as were asked for.
+        units: Option<u64>,
+    },
+    /// The key is not valid here.
+    Rejected {
+        /// 401 or 403; another status that the configuration reads as a rejection is told as 401.
+        status: u16,
+    },
+}
+
+/// What the reply's `Cache-Control` says.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Caching {
+    /// It must not be used again (`no-store`, `no-cache`).
+    pub no_store: bool,
+    /// It may be used again for so long at most.
+    pub max_age: Option<Duration>,
+}
+
+/// One backend's language, with its names and headers filled in.
+#[derive(Clone, Debug)]
+pub struct Wire {
+    language: Cow<'static, Language>,
+    namespace: String,
+    statuses: Statuses,
+    fixed: Rc<[(Text, Vec<u8>)]>,
+}
+
+impl Wire {
+    /// The wire to `backend`.
+    ///
+    /// The operator's headers are added last. Those that would change where the call goes, how long
+    /// it may take or what is asked are left out: pseudo-headers, `host`, `content-length`, those
+    /// of the connection, `x-envoy-*`, and the language's own.
+    #[must_use]
+    pub fn new(backend: &Backend) -> Self {
+        let language = preset::language(backend.preset);
+        let fixed = fixed_headers(&language, backend);
+        Self {
+            language,
+            namespace: backend.namespace.clone(),
+            statuses: backend.statuses.clone(),
+            fixed: fixed.into(),
+        }
+    }
+
+    /// The message that asks `check`.
+    #[must_use]
+    pub fn encode(&self, check: &Check<'_>) -> Message {
+        let shape = &self.language.request;
+        let mut own = Vec::with_capacity(shape.headers.len());
+        for header in shape.headers.iter() {
+            let value = template::render(&header.value, Context::Header, check, &self.namespace);
+            if let Some(value) = value {
+                own.push((header.name.clone(), value));
+            }
+        }
+        let body = template::render(&shape.body, Context::Json, check, &self.namespace);
+        Message {
+            fixed: Rc::clone(&self.fixed),
+            own,
+            body: body.unwrap_or_default(),
+        }
+    }
+
+    /// What `reply` says.
+    ///
+    /// # Errors
+    /// [`CheckError::Status`] where the status is none of the known ones, and
+    /// [`CheckError::BadReply`] where it is but the rest can't be read as a decision.
+    pub fn decode(&self, reply: &RawReply<'_>) -> Result<Reply, CheckError> {
+        self.language.reply.read(reply, &self.statuses)
+    }
+}
+
+fn fixed_headers(language: &Language, backend: &Backend) -> Vec<(Text, Vec<u8>)> {
+    let shape = &language.request;
+    let path = backend.path.as_deref().unwrap_or(&shape.path);
+    let mut fixed: Vec<(Text, Vec<u8>)> = vec![
+        (":method".into(), shape.method.as_bytes().to_vec()),
+        (":path".into(), clean(path)),
+        (":authority".into(), clean(&backend.authority)),
+    ];
+    if !shape.body.is_empty() {
+        fixed.push(("content-type".into(), b"application/json".to_vec()));
+    }
+    for (name, value) in &backend.headers {
+        let name = name.to_ascii_lowercase();
+        let taken = fixed.iter().any(|(own, _)| *own == name)
+            || shape.headers.iter().any(|own| own.name == name);
+        if !taken && may_be_added(&name) {
+            fixed.push((name.into(), clean(value)));
+        }
+    }
+    fixed
+}
+
+/// Whether the operator may send this header: the rest belongs to the call or steers the host.
+#[must_use]
+pub fn may_be_added(name: &str) -> bool {
+    !name.starts_with(':') && !name.starts_with("x-envoy-") && !CALLS_OWN.contains(&name)
+}
+
+fn clean(value: &str) -> Vec<u8> {
+    text::sanitise(value.as_bytes(), usize::MAX)
+}
+
+/// A reply body above this is no decision.
+pub const BODY_BYTES_MAX: usize = 65_536;
+
+const CALLS_OWN: [&str; 9] = [
+    "connection",
+    "content-length",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,418 @@
+//! Reply rules, and the one reader that applies them.
+//!
+//! The status comes first: what neither the configuration nor the language knows is a failure. Then
+//! a language with body rules looks into a body whose status says yes, because many backends say no
+//! with 200. What is told of the limit is read last, and nothing there can make a reply bad.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::config::{StatusPattern, Statuses};
+use crate::decision::{CheckError, Limits};
+use crate::wire::json::{self, Unit};
+use crate::wire::{BODY_BYTES_MAX, Caching, List, RawReply, Reply, ReplyOutcome, Text, structured};
+
+/// How a language's replies are read.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Statuses that say yes.
+    pub allow: List<StatusPattern>,
+    /// Statuses that say no.
+    pub deny: List<StatusPattern>,
+    /// Statuses that say that the key is not valid.
+    pub reject: List<StatusPattern>,
+    /// How the body decides, where the status alone does not.
+    pub body: Option<BodyRules>,
+    /// Where numbers are found; of several places for one, the first that has it counts.
+    pub readings: List<Reading>,
+}
+
+/// How a JSON body decides: the first that holds of error, reject, deny, allow. If none does, the
+/// reply is bad.
+#[derive(Clone, Debug)]
+pub struct BodyRules {
+    /// Members that, where they are there and not empty, make the reply a failure.
+    pub error: List<Text>,
+    /// Any of these rejects the key.
+    pub reject: List<Test>,
+    /// Any of these denies.
+    pub deny: List<Test>,
+    /// Any of these grants.
+    pub allow: List<Test>,
+    /// A list of limits of which only the tightest is read, by [`Place::Item`].
+    pub each: Option<Text>,
+}
+
+/// A test on one member of the body.
+#[derive(Clone, Debug)]
+pub struct Test {
+    /// Where it is (RFC 6901).
+    pub pointer: Text,
+    /// What it must be; a member that is not there is nothing.
+    pub want: Want,
+}
+
+/// What a member must be.
+#[derive(Clone, Debug)]
+pub enum Want {
+    /// `false`, `0`, `"false"` or the like.
+    Falsy,
+    /// One of these texts, or a number that is written so.
+    OneOf(List<Text>),
+    /// `true`, `1`, `"true"` or the like.
+    Truthy,
+}
+
+/// Where one number is found.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// What it tells.
+    pub target: Target,
+    /// Where it is.
+    pub place: Place,
+    /// What it stands for, where it is a time; counts ignore it.
+    pub unit: Unit,
+    /// For counts, what it is where it is not there (but the list or body is); for backends that
+    /// leave zeros out.
+    pub missing: Option<u64>,
+}
+
+/// What a number tells.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Target {
+    /// Units granted.
+    Granted,
+    /// Units in a window.
+    Limit,
+    /// Units left.
+    Remaining,
+    /// Until the window starts anew.
+    Reset,
+    /// Until the client may come again.
+    RetryAfter,
+    /// The window's length.
+    Window,
+}
+
+/// Where a number is.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// In the header of that lower-case name, if it is there once.
+    Header(Text),
+    /// At that pointer in the tightest of [`BodyRules::each`].
+    Item(Text),
+    /// In a parameter (`w`) of a policy in the header of that name: `5, 5;w=60`.
+    Parameter(Text, Text),
+    /// At that pointer in the body.
+    Pointer(Text),
+}
+
+/// What the statuses alone say.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Meaning {
+    Allow,
+    Deny,
+    Reject,
+}
+
+/// Everything that was read beside the decision.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    granted: Option<u64>,
+    limits: Limits,
+    retry_after: Option<Duration>,
+}
+
+impl Rules {
+    /// What `reply` says, with the backend's own `statuses` before the language's.
+    ///
+    /// # Errors
+    /// [`CheckError::Status`] and [`CheckError::BadReply`].
+    pub fn read(&self, reply: &RawReply<'_>, statuses: &Statuses) -> Result<Reply, CheckError> {
+        let by_status = self
+            .meaning(reply.status, statuses)
+            .ok_or(CheckError::Status(reply.status))?;
+        let body = self.body(reply);
+        let meaning = match (by_status, &self.body) {
+            (Meaning::Allow, Some(rules)) => {
+                let body = body.as_ref().ok_or(CheckError::BadReply)?;
+                rules.meaning(body).ok_or(CheckError::BadReply)?
+            }
+            (meaning, _) => meaning,
+        };
+        let told = self.told(reply, body.as_ref())?;
+        Ok(Reply {
+            outcome: match meaning {
+                Meaning::Allow => ReplyOutcome::Granted {
+                    units: told.granted,
+                },
+                Meaning::Deny => ReplyOutcome::Denied,
+                Meaning::Reject => ReplyOutcome::Rejected {
+                    status: if reply.status == 403 { 403 } else { 401 },
+                },
+            },
+            limits: told.limits,
+            retry_after: told.retry_after.filter(|_| meaning != Meaning::Allow),
+            caching: caching(reply),
+        })
+    }
+
+    /// The configuration goes before the language, one status before a hundred, and no before yes.
+    fn meaning(&self, status: u16, own: &Statuses) -> Option<Meaning> {
+        let configured = [
+            (Meaning::Deny, own.deny.as_deref()),
+            (Meaning::Reject, own.reject.as_deref()),
+            (Meaning::Allow, own.allow.as_deref()),
+        ];
+        let standard = [
+            (Meaning::Deny, own.deny.is_none().then_some(&*self.deny)),
+            (
+                Meaning::Reject,
+                own.reject.is_none().then_some(&*self.reject),
+            ),
+            (Meaning::Allow, own.allow.is_none().then_some(&*self.allow)),
+        ];
+        let find = |sets: &[(Meaning, Option<&[StatusPattern]>)], exact: bool| {
+            sets.iter().find_map(|(meaning, set)| {
+                let mut patterns = set.unwrap_or_default().iter();
+                patterns
+                    .any(|pattern| {
+                        matches!(pattern, StatusPattern::Exact(_)) == exact
+                            && pattern.matches(status)
+                    })
+                    .then_some(*meaning)
+            })
+        };
+        find(&configured, true)
+            .or_else(|| find(&configured, false))
+            .or_else(|| find(&standard, true))
+            .or_else(|| find(&standard, false))
+    }
+
+    /// The body, if anything is to be read there and it is JSON of bearable size.
+    fn body(&self, reply: &RawReply<'_>) -> Option<Value> {
+        let of_use = self.body.is_some()
+            || self
+                .readings
+                .iter()
+                .any(|reading| matches!(reading.place, Place::Pointer(_)));
+        if !of_use || reply.body.len() > BODY_BYTES_MAX {
+            return None;
+        }
+        serde_json::from_slice(reply.body).ok()
+    }
+
+    fn told(&self, reply: &RawReply<'_>, body: Option<&Value>) -> Result<Told, CheckError> {
+        let mut told = Told {
+            limits: structured::limits(every(reply, "ratelimit"), every(reply, "ratelimit-policy")),
+            ..Told::default()
+        };
+        let item = body.and_then(|body| self.tightest(body, reply));
+        for reading in self.readings.iter() {
+            let source = Source { reply, body, item };
+            if reading.target == Target::Granted && source.is_bad(reading) {
+                // How much was given is part of the decision; a guess could over-admit.
+                return Err(CheckError::BadReply);
+            }
+            told.take(reading, &source);
+        }
+        Ok(told)
+    }
+
+    /// The item of `each` with the least left, of those that have a limit at all.
+    fn tightest<'a>(&self, body: &'a Value, reply: &RawReply<'_>) -> Option<&'a Value> {
+        let each = self.body.as_ref()?.each.as_ref()?;
+        body.pointer(each)?
+            .as_array()?
+            .iter()
+            .filter_map(|item| {
+                let source = Source {
+                    reply,
+                    body: None,
+                    item: Some(item),
+                };
+                let mut told = Told::default();
+                for reading in self.readings.iter() {
+                    if matches!(reading.place, Place::Item(_)) {
+                        told.take(reading, &source);
+                    }
+                }
+                told.limits.limit?;
+                Some((told.limits, item))
+            })
+            // Of two that are used up, the one that takes longer to come back.
+            .min_by_key(|(limits, _)| (limits.remaining, std::cmp::Reverse(limits.reset)))
+            .map(|(_, item)| item)
+    }
+}
+
+impl BodyRules {
+    fn meaning(&self, body: &Value) -> Option<Meaning> {
+        let at = |pointer: &Text| body.pointer(pointer);
+        if self
+            .error
+            .iter()
+            .any(|pointer| at(pointer).is_some_and(json::is_something))
+        {
+            return None;
+        }
+        [
+            (Meaning::Reject, &self.reject),
+            (Meaning::Deny, &self.deny),
+            (Meaning::Allow, &self.allow),
+        ]
+        .into_iter()
+        .find_map(|(meaning, tests)| {
+            let mut tests = tests.iter();
+            tests
+                .any(|test| at(&test.pointer).is_some_and(|value| test.want.holds(value)))
+                .then_some(meaning)
+        })
+    }
+}
+
+impl Want {
+    fn holds(&self, value: &Value) -> bool {
+        match self {
+            Self::Falsy => json::truth(value) == Some(false),
+            Self::OneOf(words) => match value {
+                Value::String(own) => words.iter().any(|word| word == own),
+                Value::Number(number) => {
+                    let own = number.to_string();
+                    words.iter().any(|word| *word == own)
+                }
+                Value::Bool(yes) => words
+                    .iter()
+                    .any(|word| *word == if *yes { "true" } else { "false" }),
+                Value::Array(_) | Value::Null | Value::Object(_) => false,
+            },
+            Self::Truthy => json::truth(value) == Some(true),
+        }
+    }
+}
+
+/// Where readings look.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    reply: &'a RawReply<'a>,
+    body: Option<&'a Value>,
+    item: Option<&'a Value>,
+}
+
+impl Source<'_> {
+    fn count(&self, reading: &Reading) -> Option<u64> {
+        let (there, found) = match &reading.place {
+            Place::Header(name) => {
+                let value = once(self.reply, name);
+                (true, value.and_then(json::count_text))
+            }
+            Place::Item(pointer) => (self.item.is_some(), count_at(self.item, pointer)),
+            Place::Parameter(name, key) => {
+                let value = once(self.reply, name);
+                (true, value.and_then(|value| parameter(value, key)))
+            }
+            Place::Pointer(pointer) => (self.body.is_some(), count_at(self.body, pointer)),
+        };
+        found.or_else(|| reading.missing.filter(|_| there))
+    }
+
+    fn span(&self, reading: &Reading) -> Option<Duration> {
+        let (unit, now) = (reading.unit, self.reply.now);
+        match &reading.place {
+            Place::Header(name) => json::span_text(once(self.reply, name)?, unit, now),
+            Place::Item(pointer) => json::span(self.item?.pointer(pointer)?, unit, now),
+            Place::Parameter(name, key) => {
+                parameter(once(self.reply, name)?, key).map(Duration::from_secs)
+            }
+            Place::Pointer(pointer) => json::span(self.body?.pointer(pointer)?, unit, now),
+        }
+    }
+
+    /// Whether something is there that can't be read.
+    fn is_bad(&self, reading: &Reading) -> bool {
+        let there = match &reading.place {
+            Place::Header(name) | Place::Parameter(name, _) => {
+                every(self.reply, name).next().is_some()
+            }
+            Place::Item(pointer) => self.item.and_then(|item| item.pointer(pointer)).is_some(),
+            Place::Pointer(pointer) => self.body.and_then(|body| body.pointer(pointer)).is_some(),
+        };
+        there && self.count(reading).is_none()
+    }
+}
+
+fn count_at(value: Option<&Value>, pointer: &str) -> Option<u64> {
+    value?.pointer(pointer).and_then(json::count)
+}
+
+impl Told {
+    fn take(&mut self, reading: &Reading, source: &Source<'_>) {
+        let limits = &mut self.limits;
+        match reading.target {
+            Target::Granted => self.granted = self.granted.or_else(|| source.count(reading)),
+            Target::Limit => limits.limit = limits.limit.or_else(|| source.count(reading)),
+            Target::Remaining => {
+                limits.remaining = limits.remaining.or_else(|| source.count(reading));
+            }
+            Target::Reset => limits.reset = limits.reset.or_else(|| source.span(reading)),
+            Target::RetryAfter => {
+                self.retry_after = self.retry_after.or_else(|| source.span(reading));
+            }
+            Target::Window => limits.window = limits.window.or_else(|| source.span(reading)),
+        }
+    }
+}
+
+fn caching(reply: &RawReply<'_>) -> Caching {
+    let mut caching = Caching::default();
+    let directives = every(reply, "cache-control").flat_map(|field| field.split(|b| *b == b','));
+    for directive in directives {
+        let mut halves = directive.splitn(2, |byte| *byte == b'=');
+        let name = halves.next().unwrap_or_default().trim_ascii();
+        let value = halves.next().unwrap_or_default().trim_ascii();
+        if name.eq_ignore_ascii_case(b"no-store") || name.eq_ignore_ascii_case(b"no-cache") {
+            caching.no_store = true;
+        } else if name.eq_ignore_ascii_case(b"max-age") {
+            // The shortest counts; one that can't be read counts as none (RFC 9111, section 4.2.1).
+            let seconds = crate::text::parse_decimal(value.trim_ascii()).unwrap_or(0);
+            let age = Duration::from_secs(seconds);
+            caching.max_age = Some(caching.max_age.map_or(age, |own| own.min(age)));
+        }
+    }
+    caching
+}
+
+/// The values of every header of that name.
+fn every<'a>(reply: &RawReply<'a>, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    let name = name.as_bytes();
+    reply
+        .headers
+        .iter()
+        .filter(move |(own, _)| own.eq_ignore_ascii_case(name))
+        .map(|(_, value)| *value)
+}
+
+/// The value of a header that is there once; twice is as good as not at all.
+fn once<'a>(reply: &RawReply<'a>, name: &str) -> Option<&'a [u8]> {
+    let mut values = every(reply, name);
+    match (values.next(), values.next()) {
+        (Some(value), None) => Some(value.trim_ascii()),
+        (_, _) => None,
+    }
+}
+
+/// The parameter `key` of the policy whose quota is the one in force: `10, 5;w=1, 10;w=60` has 60.
+fn parameter(field: &[u8], key: &str) -> Option<u64> {
+    let mut policies = field.split(|byte| *byte == b',');
+    let quota = json::count_text(policies.next()?)?;
+    policies
+        .filter(|policy| json::count_text(policy) == Some(quota))
+        .flat_map(|policy| policy.split(|byte| *byte == b';').skip(1))
+        .find_map(|parameter| {
+            let mut halves = parameter.splitn(2, |byte| *byte == b'=');
+            let own = halves.next()?.trim_ascii();
+            (own == key.as_bytes())
+                .then(|| crate::text::parse_decimal(halves.next()?.trim_ascii()))?
+        })
+}

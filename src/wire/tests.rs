@@ -1,0 +1,694 @@
+//! What goes to each backend and what each of its answers means, answer by answer.
+
+use super::*;
+use crate::config::{EntrySpec, Policy, Preset, Source, StatusPattern};
+use crate::descriptor::tests::{Random, entry, policy_of};
+use crate::descriptor::{Descriptor, describe};
+use crate::request::PlainRequest;
+
+// --- headers ------------------------------------------------------------------------------------
+
+#[test]
+fn headers_asks_with_headers_alone() {
+    let message = encode(
+        Preset::Headers,
+        &[("tenant", b"acme"), ("plan", b"free")],
+        &PLAIN,
+    );
+
+    assert_eq!(
+        lines(&message),
+        [
+            ":method: POST",
+            ":path: /check",
+            ":authority: quota.internal",
+            "x-quota-descriptor: tenant=acme&plan=free",
+            "x-quota-cost: 3",
+            "x-quota-policy: standard",
+        ]
+    );
+    assert_eq!(message.body, b"");
+}
+
+#[test]
+fn headers_asks_for_a_lease_with_a_least_and_a_most() {
+    let message = encode(
+        Preset::Headers,
+        &[("t", b"a")],
+        &Ask {
+            cost: 100,
+            cost_min: Some(3),
+            ..PLAIN
+        },
+    );
+
+    assert_eq!(message.header("x-quota-cost"), Some(&b"100"[..]));
+    assert_eq!(message.header("x-quota-cost-min"), Some(&b"3"[..]));
+}
+
+#[test]
+fn headers_carries_hostile_bytes_encoded() {
+    let message = encode(
+        Preset::Headers,
+        &[
+            ("a b", b"x&y=z+%\r\nx-envoy-retry-on: 5xx"),
+            ("c", b"\xff\0"),
+        ],
+        &Ask {
+            policy: "gold plan",
+            route: Some(b"chat/v1\n"),
+            request_id: Some(b" id\r\nx: y\xff"),
+            ..PLAIN
+        },
+    );
+
+    assert_eq!(
+        lines(&message)[3..],
+        [
+            "x-quota-descriptor: a%20b=x%26y%3Dz%2B%25%0D%0Ax-envoy-retry-on%3A%205xx&c=%FF%00",
+            "x-quota-cost: 3",
+            "x-quota-policy: gold%20plan",
+            "x-quota-route: chat%2Fv1%0A",
+            "x-request-id: id__x: y_",
+        ]
+    );
+}
+
+#[test]
+fn headers_statuses_allow_deny_reject_or_fail() {
+    let wire = wire(Preset::Headers);
+    for status in [200, 204, 299] {
+        assert_eq!(outcome(&wire, status), Ok(GRANTED), "{status}");
+    }
+    assert_eq!(outcome(&wire, 429), Ok(ReplyOutcome::Denied));
+    for status in [401, 403] {
+        assert_eq!(
+            outcome(&wire, status),
+            Ok(ReplyOutcome::Rejected { status })
+        );
+    }
+    for status in [
+        0, 100, 301, 400, 402, 404, 408, 409, 500, 502, 503, 504, 999, 65_535,
+    ] {
+        assert_eq!(outcome(&wire, status), Err(CheckError::Status(status)));
+    }
+}
+
+#[test]
+fn headers_replies_tell_of_the_limit_in_the_drafts_fields() {
+    let reply = decode(
+        Preset::Headers,
+        200,
+        &[
+            ("RateLimit", "\"a\";r=7;t=13"),
+            ("RateLimit-Policy", "\"a\";q=100;w=60"),
+            ("X-RateLimit-Remaining", "99"),
+        ],
+        "not looked at",
+    );
+
+    assert_eq!(reply.unwrap().limits, limits(100, 7, 13, 60));
+}
+
+#[test]
+fn headers_replies_tell_of_the_limit_in_the_older_fields() {
+    let seen = |reset| {
+        let headers = [
+            ("x-ratelimit-limit", "10, 5;w=1, 10;w=60;name=\"x\""),
+            ("x-ratelimit-remaining", "0"),
+            ("x-ratelimit-reset", reset),
+        ];
+        decode(Preset::Headers, 429, &headers, "").unwrap().limits
+    };
+
+    assert_eq!(seen("42"), limits(10, 0, 42, 60));
+    assert_eq!(seen("1700000042"), limits(10, 0, 42, 60));
+}
+
+#[test]
+fn headers_limits_that_can_not_be_read_are_ignored() {
+    for (name, value) in [
+        ("ratelimit", "\"a\";r=soon"),
+        ("x-ratelimit-limit", "many"),
+        ("x-ratelimit-remaining", ""),
+        ("x-ratelimit-reset", "tomorrow"),
+        ("retry-after", "later"),
+    ] {
+        let reply = decode(Preset::Headers, 429, &[(name, value)], "").unwrap();
+        assert_eq!(
+            (reply.limits, reply.retry_after),
+            (Limits::NONE, None),
+            "{name}"
+        );
+    }
+    let twice = [("x-ratelimit-limit", "1"), ("x-ratelimit-limit", "2")];
+    let reply = decode(Preset::Headers, 200, &twice, "").unwrap();
+    assert_eq!(reply.limits, Limits::NONE);
+}
+
+#[test]
+fn retry_after_is_seconds_or_a_date_and_only_counts_without_a_grant() {
+    let seen = |status, value| {
+        decode(Preset::Headers, status, &[("Retry-After", value)], "")
+            .unwrap()
+            .retry_after
+            .map(|after| after.as_secs())
+    };
+
+    assert_eq!(seen(429, "7"), Some(7));
+    assert_eq!(seen(429, "Tue, 14 Nov 2023 22:13:30 GMT"), Some(10));
+    assert_eq!(seen(403, "7"), Some(7));
+    assert_eq!(seen(200, "7"), None);
+}
+
+#[test]
+fn a_grant_may_be_of_fewer_units() {
+    let seen = |value| {
+        decode(Preset::Headers, 200, &[("x-quota-granted", value)], "").map(|reply| reply.outcome)
+    };
+
+    assert_eq!(seen("40"), Ok(ReplyOutcome::Granted { units: Some(40) }));
+    assert_eq!(seen("0"), Ok(ReplyOutcome::Granted { units: Some(0) }));
+    assert_eq!(seen("some"), Err(CheckError::BadReply));
+    assert_eq!(seen(""), Err(CheckError::BadReply));
+    let twice = [("x-quota-granted", "1"), ("x-quota-granted", "100")];
+    assert_eq!(
+        decode(Preset::Headers, 200, &twice, ""),
+        Err(CheckError::BadReply)
+    );
+}
+
+#[test]
+fn cache_control_forbids_or_bounds_reuse() {
+    let seen = |fields: &[&str]| {
+        let headers: Vec<_> = fields
+            .iter()
+            .map(|field| ("Cache-Control", *field))
+            .collect();
+        let caching = decode(Preset::Headers, 200, &headers, "").unwrap().caching;
+        (caching.no_store, caching.max_age.map(|age| age.as_secs()))
+    };
+
+    assert_eq!(seen(&[]), (false, None));
+    assert_eq!(seen(&["no-store"]), (true, None));
+    assert_eq!(seen(&["private, No-Cache"]), (true, None));
+    assert_eq!(seen(&["max-age=5"]), (false, Some(5)));
+    assert_eq!(seen(&["max-age=5", "Max-Age=3"]), (false, Some(3)));
+    assert_eq!(seen(&["max-age=soon"]), (false, Some(0)));
+    assert_eq!(seen(&["public,max-age = 9 ,x"]), (false, Some(9)));
+}
+
+// --- limitador ----------------------------------------------------------------------------------
+
+#[test]
+fn limitador_asks_to_check_and_report() {
+    let message = encode(
+        Preset::Limitador,
+        &[("tenant", "Grüße \"x\"".as_bytes()), ("k", b"100%\n\xff")],
+        &Ask {
+            request_id: Some(b"r-1"),
+            ..PLAIN
+        },
+    );
+
+    assert_eq!(
+        lines(&message),
+        [
+            ":method: POST",
+            ":path: /check_and_report",
+            ":authority: quota.internal",
+            "content-type: application/json",
+            "x-request-id: r-1",
+        ]
+    );
+    assert_eq!(
+        String::from_utf8(message.body).unwrap(),
+        "{\"namespace\":\"api\",\
+         \"values\":{\"tenant\":\"Grüße \\\"x\\\"\",\"k\":\"100%25%0A%FF\"},\
+         \"delta\":3,\"response_headers\":\"DraftVersion03\"}"
+    );
+}
+
+#[test]
+fn limitadors_answers() {
+    let headers = [
+        ("x-ratelimit-limit", "5, 5;w=60;name=\"x\""),
+        ("x-ratelimit-remaining", "4"),
+        ("x-ratelimit-reset", "57"),
+    ];
+    let reply = decode(Preset::Limitador, 200, &headers, "null").unwrap();
+    assert_eq!(reply.outcome, GRANTED);
+    assert_eq!(reply.limits, limits(5, 4, 57, 60));
+    let reply = decode(Preset::Limitador, 429, &headers, "null").unwrap();
+    assert_eq!(reply.outcome, ReplyOutcome::Denied);
+
+    // No limit matches: 200 and nothing told.
+    let reply = decode(Preset::Limitador, 200, &[], "null").unwrap();
+    assert_eq!((reply.outcome, reply.limits), (GRANTED, Limits::NONE));
+    // Malformed JSON, an unknown path, a wrong content type, storage trouble.
+    for status in [400, 401, 403, 404, 415, 422, 500, 503] {
+        let reply = decode(Preset::Limitador, status, &[], "null");
+        assert_eq!(reply, Err(CheckError::Status(status)));
+    }
+}
+
+// --- envoy_ratelimit ----------------------------------------------------------------------------
+
+#[test]
+fn envoy_ratelimit_asks_in_protobufs_json() {
+    let message = encode(
+        Preset::EnvoyRatelimit,
+        &[("a", b"1"), ("b", b"\"\\")],
+        &PLAIN,
+    );
+
+    assert_eq!(message.header(":path"), Some(&b"/json"[..]));
+    assert_eq!(
+        String::from_utf8(message.body).unwrap(),
+        "{\"domain\":\"api\",\"descriptors\":[{\"entries\":[\
+         {\"key\":\"a\",\"value\":\"1\"},{\"key\":\"b\",\"value\":\"\\\"\\\\\"}\
+         ]}],\"hitsAddend\":3}"
+    );
+}
+
+#[test]
+fn envoy_ratelimit_is_told_of_a_check_that_costs_nothing() {
+    let message = encode(
+        Preset::EnvoyRatelimit,
+        &[("a", b"1")],
+        &Ask { cost: 0, ..PLAIN },
+    );
+
+    assert_eq!(
+        String::from_utf8(message.body).unwrap(),
+        "{\"domain\":\"api\",\"descriptors\":[{\"entries\":[\
+         {\"key\":\"a\",\"value\":\"1\"}],\"hitsAddend\":\"0\"}],\"hitsAddend\":0}"
+    );
+}
+
+#[test]
+fn envoy_ratelimits_yes_and_no() {
+    let yes = r#"{"overallCode":"OK","statuses":[{"code":"OK","currentLimit":
+        {"requestsPerUnit":100,"unit":"MINUTE"},"limitRemaining":93,"durationUntilReset":"55s"}]}"#;
+    let reply = decode(Preset::EnvoyRatelimit, 200, &[], yes).unwrap();
+    assert_eq!(reply.outcome, GRANTED);
+    assert_eq!(reply.limits, limits(100, 93, 55, 60));
+
+    // Used up: `limitRemaining` is left out because it is 0.
+    let no = r#"{"overallCode":"OVER_LIMIT","statuses":[{"code":"OVER_LIMIT","currentLimit":
+        {"requestsPerUnit":100,"unit":"HOUR"},"durationUntilReset":"1800s"}]}"#;
+    for status in [200, 429] {
+        let reply = decode(Preset::EnvoyRatelimit, status, &[], no).unwrap();
+        assert_eq!(reply.outcome, ReplyOutcome::Denied);
+        assert_eq!(reply.limits, limits(100, 0, 1_800, 3_600));
+    }
+}
+
+#[test]
+fn envoy_ratelimits_tightest_limit_is_told_and_no_limit_is_not() {
+    let body = r#"{"overallCode":"OK","statuses":[
+        {"code":"OK"},
+        {"code":"OK","currentLimit":{"requestsPerUnit":9,"unit":"DAY"},"limitRemaining":5,
+         "durationUntilReset":"80000s"},
+        {"code":"OK","currentLimit":{"requestsPerUnit":3,"unit":"SECOND"},"limitRemaining":2,
+         "durationUntilReset":"1s"}]}"#;
+    let reply = decode(Preset::EnvoyRatelimit, 200, &[], body).unwrap();
+    assert_eq!(reply.limits, limits(3, 2, 1, 1));
+
+    for body in [
+        r#"{"overallCode":"OK","statuses":[{"code":"OK"}]}"#,
+        r#"{"overallCode":"OK"}"#,
+    ] {
+        let reply = decode(Preset::EnvoyRatelimit, 200, &[], body).unwrap();
+        assert_eq!((reply.outcome, reply.limits), (GRANTED, Limits::NONE));
+    }
+}
+
+#[test]
+fn envoy_ratelimits_errors_are_failures() {
+    // Redis down, no configuration, an empty domain: 400 with a text.
+    for status in [400, 401, 403, 404, 500, 503] {
+        let reply = decode(
+            Preset::EnvoyRatelimit,
+            status,
+            &[],
+            "no rate limit configuration",
+        );
+        assert_eq!(reply, Err(CheckError::Status(status)));
+    }
+    for body in [
+        "",
+        "null",
+        "[]",
+        "{}",
+        "OK",
+        r#"{"overallCode":"UNKNOWN"}"#,
+        r#"{"overallCode":true}"#,
+        r#"{"overallCode":"OK""#,
+        r#"{"overallCode":"OK"} x"#,
+    ] {
+        let reply = decode(Preset::EnvoyRatelimit, 200, &[], body);
+        assert_eq!(reply, Err(CheckError::BadReply), "{body}");
+    }
+}
+
+#[test]
+fn a_denial_by_status_needs_no_body() {
+    for body in ["", "<html>", "{"] {
+        let reply = decode(Preset::EnvoyRatelimit, 429, &[("retry-after", "3")], body).unwrap();
+        assert_eq!(reply.outcome, ReplyOutcome::Denied);
+        assert_eq!(reply.retry_after, Some(Duration::from_secs(3)));
+    }
+}
+
+#[test]
+fn a_body_beyond_bounds_is_no_decision() {
+    let padding = " ".repeat(BODY_BYTES_MAX);
+    let body = format!("{{\"overallCode\":\"OK\"}}{padding}");
+
+    let reply = decode(Preset::EnvoyRatelimit, 200, &[], &body);
+    assert_eq!(reply, Err(CheckError::BadReply));
+    let reply = decode(Preset::Headers, 200, &[], &body);
+    assert_eq!(reply.unwrap().outcome, GRANTED);
+    let nested = "[".repeat(60_000);
+    let reply = decode(Preset::EnvoyRatelimit, 200, &[], &nested);
+    assert_eq!(reply, Err(CheckError::BadReply));
+}
+
+// --- what a backend's configuration changes -------------------------------------------------------
+
+#[test]
+fn a_backends_statuses_go_before_the_presets() {
+    let mut backend = backend(Preset::Headers);
+    backend.statuses = Statuses {
+        allow: Some(vec![StatusPattern::Exact(204)]),
+        deny: Some(vec![StatusPattern::Exact(403), StatusPattern::Class(5)]),
+        reject: None,
+    };
+    let wire = Wire::new(&backend);
+
+    assert_eq!(outcome(&wire, 204), Ok(GRANTED));
+    assert_eq!(outcome(&wire, 200), Err(CheckError::Status(200)));
+    assert_eq!(outcome(&wire, 403), Ok(ReplyOutcome::Denied));
+    assert_eq!(outcome(&wire, 503), Ok(ReplyOutcome::Denied));
+    assert_eq!(outcome(&wire, 429), Err(CheckError::Status(429)));
+    assert_eq!(
+        outcome(&wire, 401),
+        Ok(ReplyOutcome::Rejected { status: 401 })
+    );
+}
+
+#[test]
+fn one_status_goes_before_a_hundred() {
+    let mut backend = backend(Preset::Headers);
+    backend.statuses = Statuses {
+        allow: Some(vec![StatusPattern::Exact(404)]),
+        deny: Some(vec![StatusPattern::Class(4)]),
+        reject: Some(vec![StatusPattern::Exact(410)]),
+    };
+    let wire = Wire::new(&backend);
+
+    assert_eq!(outcome(&wire, 404), Ok(GRANTED));
+    assert_eq!(
+        outcome(&wire, 410),
+        Ok(ReplyOutcome::Rejected { status: 401 })
+    );
+    assert_eq!(outcome(&wire, 400), Ok(ReplyOutcome::Denied));
+}
+
+#[test]
+fn a_backends_statuses_work_for_a_preset_that_decides_by_body() {
+    let mut backend = backend(Preset::EnvoyRatelimit);
+    backend.statuses.deny = Some(vec![StatusPattern::Exact(200)]);
+    backend.statuses.allow = Some(vec![StatusPattern::Exact(202)]);
+    let wire = Wire::new(&backend);
+
+    assert_eq!(outcome(&wire, 200), Ok(ReplyOutcome::Denied));
+    assert_eq!(outcome(&wire, 202), Err(CheckError::BadReply));
+}
+
+#[test]
+fn the_operators_path_and_headers_go_along() {
+    let mut backend = backend(Preset::Limitador);
+    backend.path = Some("/quota/check".into());
+    backend.headers = [
+        ("Authorization", "Bearer t"),
+        (":path", "/evil"),
+        ("Host", "evil"),
+        ("content-length", "0"),
+        ("content-type", "text/plain"),
+        ("transfer-encoding", "chunked"),
+        ("X-Envoy-Retry-On", "5xx"),
+        ("x-request-id", "mine"),
+        ("x-tag", "a\r\nb"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .to_vec();
+    let policy = policy_of(vec![]);
+    let descriptor = descriptor(&policy, &[]);
+
+    let message = Wire::new(&backend).encode(&check(&policy, &descriptor));
+
+    assert_eq!(
+        lines(&message),
+        [
+            ":method: POST",
+            ":path: /quota/check",
+            ":authority: quota.internal",
+            "content-type: application/json",
+            "authorization: Bearer t",
+            "x-tag: a__b",
+        ]
+    );
+}
+
+// --- for every preset -----------------------------------------------------------------------------
+
+#[test]
+fn different_descriptors_are_different_messages() {
+    let values: [&[u8]; 12] = [
+        b"a",
+        b"a&b=c",
+        b"%",
+        b"%25",
+        b"%2525",
+        b"\xff",
+        b"%FF",
+        b"\"",
+        b"\\\"",
+        b"\0",
+        b"%00",
+        "ÿ".as_bytes(),
+    ];
+    for preset in ALL {
+        let mut seen = Vec::new();
+        for first in values {
+            for second in values {
+                let message = encode(preset, &[("a", first), ("b", second)], &PLAIN);
+                let shown = lines(&message).join("\n").into_bytes();
+                seen.push([&shown[..], &message.body].concat());
+            }
+        }
+        let all = seen.len();
+        seen.sort();
+        seen.dedup();
+        assert_eq!(seen.len(), all, "{preset:?}");
+    }
+}
+
+#[test]
+fn random_values_make_clean_headers_and_whole_json() {
+    let mut random = Random(5);
+    for _ in 0..5_000 {
+        let (a, b, route, id) = (
+            random.bytes(40),
+            random.bytes(40),
+            random.bytes(40),
+            random.bytes(200),
+        );
+        for preset in ALL {
+            let message = encode(
+                preset,
+                &[("a", &a), ("b", &b)],
+                &Ask {
+                    cost: 1,
+                    route: Some(&route),
+                    request_id: Some(&id),
+                    ..PLAIN
+                },
+            );
+            for (name, value) in message.headers() {
+                assert!(
+                    value.iter().all(|byte| matches!(byte, 0x20..=0x7e)),
+                    "{name}"
+                );
+            }
+            let body = serde_json::from_slice::<serde_json::Value>(&message.body);
+            assert!(message.body.is_empty() || body.is_ok());
+        }
+    }
+}
+
+#[test]
+fn random_replies_break_nothing() {
+    let mut random = Random(17);
+    let names = [
+        "ratelimit",
+        "ratelimit-policy",
+        "x-ratelimit-limit",
+        "x-ratelimit-reset",
+        "retry-after",
+        "cache-control",
+        "x-quota-granted",
+    ];
+    let wires = ALL.map(wire);
+    for _ in 0..20_000 {
+        let status = [200, 429, 403, 500][usize::try_from(random.next() % 4).unwrap()];
+        let values: Vec<_> = names.map(|_| random.bytes(30)).to_vec();
+        let headers: Vec<_> = names
+            .iter()
+            .zip(&values)
+            .map(|(name, value)| (name.as_bytes(), value.as_slice()))
+            .collect();
+        let body = random.bytes(60);
+        for wire in &wires {
+            let reply = wire.decode(&RawReply {
+                status,
+                headers: &headers,
+                body: &body,
+                now: NOW,
+            });
+            assert_ne!(reply.map(|reply| reply.outcome), Err(CheckError::Internal));
+        }
+    }
+}
+
+const ALL: [Preset; 3] = [Preset::EnvoyRatelimit, Preset::Headers, Preset::Limitador];
+const GRANTED: ReplyOutcome = ReplyOutcome::Granted { units: None };
+/// 2023-11-14 22:13:20 UTC.
+const NOW: Wall = Wall::from_secs(1_700_000_000);
+
+fn backend(preset: Preset) -> Backend {
+    Backend {
+        index: 0,
+        name: "quota".into(),
+        cluster: "quota-backend".into(),
+        authority: "quota.internal".into(),
+        preset,
+        path: None,
+        namespace: "api".into(),
+        timeout: Duration::from_millis(100),
+        headers: Vec::new(),
+        statuses: Statuses::default(),
+        max_pending: 1,
+        breaker: None,
+    }
+}
+
+fn wire(preset: Preset) -> Wire {
+    Wire::new(&backend(preset))
+}
+
+fn specs(entries: &[(&str, &[u8])]) -> Vec<EntrySpec> {
+    entries
+        .iter()
+        .map(|(name, _)| EntrySpec {
+            optional: true,
+            ..entry(name, Source::Header((*name).into()))
+        })
+        .collect()
+}
+
+fn descriptor(policy: &Policy, entries: &[(&str, &[u8])]) -> Descriptor {
+    let request = entries
+        .iter()
+        .fold(PlainRequest::default(), |request, (name, value)| {
+            request.with_header(name, value)
+        });
+    describe(policy, &request).unwrap()
+}
+
+fn check<'a>(policy: &'a Policy, descriptor: &'a Descriptor) -> Check<'a> {
+    Check {
+        entries: descriptor.entries(policy),
+        cost: 3,
+        cost_min: None,
+        policy: &policy.name,
+        route: None,
+        request_id: None,
+    }
+}
+
+/// What a test may say of a check beside its descriptor.
+struct Ask<'a> {
+    cost: u64,
+    cost_min: Option<u64>,
+    policy: &'a str,
+    route: Option<&'a [u8]>,
+    request_id: Option<&'a [u8]>,
+}
+
+const PLAIN: Ask<'static> = Ask {
+    cost: 3,
+    cost_min: None,
+    policy: "standard",
+    route: None,
+    request_id: None,
+};
+
+fn encode(preset: Preset, entries: &[(&str, &[u8])], ask: &Ask<'_>) -> Message {
+    let policy = policy_of(specs(entries));
+    let descriptor = descriptor(&policy, entries);
+    wire(preset).encode(&Check {
+        entries: descriptor.entries(&policy),
+        cost: ask.cost,
+        cost_min: ask.cost_min,
+        policy: ask.policy,
+        route: ask.route,
+        request_id: ask.request_id,
+    })
+}
+
+fn decode(
+    preset: Preset,
+    status: u16,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Result<Reply, CheckError> {
+    let headers: Vec<_> = headers
+        .iter()
+        .map(|(name, value)| (name.as_bytes(), value.as_bytes()))
+        .collect();
+    wire(preset).decode(&RawReply {
+        status,
+        headers: &headers,
+        body: body.as_bytes(),
+        now: NOW,
+    })
+}
+
+fn outcome(wire: &Wire, status: u16) -> Result<ReplyOutcome, CheckError> {
+    let reply = RawReply {
+        status,
+        headers: &[],
+        body: b"",
+        now: NOW,
+    };
+    wire.decode(&reply).map(|reply| reply.outcome)
+}
+
+fn limits(limit: u64, remaining: u64, reset: u64, window: u64) -> Limits {
+    Limits {
+        limit: Some(limit),
+        remaining: Some(remaining),
+        reset: Some(Duration::from_secs(reset)),
+        window: Some(Duration::from_secs(window)),
+    }
+}
+
+fn lines(message: &Message) -> Vec<String> {
+    message
+        .headers()
+        .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value)))
+        .collect()
+}
