@@ -4,15 +4,18 @@
 //! - `setup`: everything a machine needs, fetched once (wasm target, Envoy, test runner)
 //! - `build`: the shipped module `dist/quota_gate.wasm`, held to its interface and size
 //! - `test`: every check that CI runs
+//! - `tidy`: house rules over the repository's files; `deny`: what dependencies may be
 //! - `paths`: where things are; `process`: running commands; `say`: telling what goes on
 
 mod build;
+mod deny;
 mod interface;
 mod paths;
 mod process;
 mod say;
 mod setup;
 mod test;
+mod tidy;
 
 use std::process::ExitCode;
 
@@ -35,6 +38,8 @@ enum Command {
     Setup(setup::Args),
     /// Run every check that CI runs, or the named ones
     Test(test::Args),
+    /// Check the house rules
+    Tidy,
 }
 
 fn main() -> ExitCode {
@@ -52,6 +57,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Build(args) => build::run(&args)?,
         Command::Setup(args) => setup::run(&args)?,
         Command::Test(args) => return test::run(&args),
+        Command::Tidy => tidy::run()?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -12,7 +12,7 @@ use crate::process;
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
-        .unwrap_or(Path::new("."))
+        .unwrap_or_else(|| Path::new("."))
 }
 
 /// Returns the cargo of the active toolchain, the one that runs this command.

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::say::{news, seconds};
 use crate::setup::{self, WasmCargo};
-use crate::{build, paths};
+use crate::{build, deny, paths, tidy};
 
 /// Which steps to run, and how.
 #[derive(clap::Args)]
@@ -29,6 +29,10 @@ pub(crate) struct Args {
 enum Step {
     /// rustfmt agrees with every file
     Fmt,
+    /// The house rules that a machine can check
+    Tidy,
+    /// What dependencies may be: licences, sources, the filter's own
+    Deny,
     /// clippy has no warning, natively and for wasm32
     Clippy,
     /// The unit tests
@@ -144,6 +148,8 @@ impl Step {
     fn run(self, tools: &Tools, keep_going: bool, tally: &mut Tally) -> Result<()> {
         match self {
             Self::Fmt => check(cargo("fmt").args(["--all", "--check"]), "cargo fmt --all"),
+            Self::Tidy => tidy::run(),
+            Self::Deny => deny::run(),
             Self::Clippy => clippy(tools.wasm()?),
             Self::Unit => run_tests(
                 cargo("test").args(["--workspace", "--lib", "--bins"]),
