@@ -95,6 +95,13 @@ impl<V> Table<V> {
         (*slot.key == *key).then_some(&mut slot.value)
     }
 
+    /// The value of a key.
+    pub(super) fn find(&self, key: &[u8]) -> Option<&V> {
+        let index = *self.places.get(&self.hash(key))?;
+        let slot = self.slots.get(index)?.as_ref()?;
+        (*slot.key == *key).then_some(&slot.value)
+    }
+
     /// The value in a place.
     pub(super) fn get(&self, place: Place) -> Option<&V> {
         self.slots.get(place.0)?.as_ref().map(|slot| &slot.value)
