@@ -6,6 +6,7 @@
 
 use std::borrow::{Borrow, Cow};
 use std::fmt;
+use std::time::Duration;
 
 use crate::config::{Cost, EntrySpec, Policy, PropertyType, Source};
 use crate::request::Request;
@@ -260,21 +261,51 @@ fn property<'a>(
         },
         PropertyType::Number => {
             let number = f64::from_le_bytes(bytes.try_into().ok()?);
-            number
-                .is_finite()
-                .then(|| Cow::Owned(number_text(number).into_bytes()))
+            number_text(number).map(Cow::Owned)
         }
         PropertyType::String => Some(Cow::Owned(bytes)),
     }
 }
 
-/// The shortest text that reads back as `number`; both zeros are `0`.
-fn number_text(number: f64) -> String {
-    if number == 0.0 {
-        "0".to_owned()
-    } else {
-        number.to_string()
+/// The shortest decimal text that reads back as `number`; both zeros are `0`.
+///
+/// `None` for what has none of up to 15 digits and is no whole number below 2^64 either: nobody
+/// means such a number as somebody's name, and a rounded one could be two people's. The standard
+/// library can print them all, at the price of a tenth of the whole module.
+// Both sides of the division are exact, so it rounds as reading the text would.
+#[expect(
+    clippy::float_arithmetic,
+    reason = "the number is text to us, but comes as a float"
+)]
+fn number_text(number: f64) -> Option<Vec<u8>> {
+    let size = number.abs();
+    let (mut power, mut decimals) = (1.0_f64, 0_usize);
+    let digits = loop {
+        let digits = (size * power).round_ties_even();
+        if digits / power == size && (decimals == 0 || digits <= EXACT_DIGITS_MAX) {
+            break digits;
+        }
+        if digits > EXACT_DIGITS_MAX || decimals == DECIMALS_MAX {
+            return None;
+        }
+        power *= 10.0;
+        decimals = decimals.saturating_add(1);
+    };
+    let mut text = Vec::new();
+    if number < 0.0 {
+        text.push(b'-');
     }
+    let start = text.len();
+    // A float's way to an integer without a cast: seconds are whole ones, and too many are refused.
+    let whole = Duration::try_from_secs_f64(digits).ok()?.as_secs();
+    text::push_decimal(&mut text, whole);
+    if decimals != 0 {
+        let length = text.len().saturating_sub(start);
+        let zeros = decimals.saturating_add(1).saturating_sub(length);
+        text.splice(start..start, std::iter::repeat_n(b'0', zeros));
+        text.insert(text.len().checked_sub(decimals)?, b'.');
+    }
+    Some(text)
 }
 
 /// The query parameter `name` of `path`, decoded; `None` where it is not there exactly once.
@@ -387,6 +418,10 @@ const ABSENT: u8 = 0;
 const TYPICAL_KEY_BYTES: usize = 64;
 /// A claim in a token's payload is five deep.
 const TYPICAL_PATH_ELEMENTS: usize = 8;
+/// Whole numbers up to this are floats exactly (2^53 is about 9.007e15).
+const EXACT_DIGITS_MAX: f64 = 999_999_999_999_999.0;
+/// The powers of ten up to this one are floats exactly.
+const DECIMALS_MAX: usize = 22;
 /// The longest textual IPv6 address with a dotted tail has 45, and a zone has up to 16.
 const ADDRESS_BYTES_MAX: usize = 62;
 

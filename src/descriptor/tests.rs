@@ -178,7 +178,12 @@ fn a_number_is_its_shortest_decimal() {
         (-0.0, "0"),
         (0.1, "0.1"),
         (-2.5, "-2.5"),
-        (1e21, "1000000000000000000000"),
+        (0.05, "0.05"),
+        (-0.000_000_123, "-0.000000123"),
+        (99_999_999.999_999_9, "99999999.9999999"),
+        (12_345.678_9, "12345.6789"),
+        (1e-22, "0.0000000000000000000001"),
+        (1.5e19, "15000000000000000000"),
         (9_007_199_254_740_993.0, "9007199254740992"),
     ] {
         let request = get("/").with_property(CLAIM, number.to_le_bytes());
@@ -187,12 +192,27 @@ fn a_number_is_its_shortest_decimal() {
 }
 
 #[test]
+fn a_numbers_text_reads_back_as_the_number() {
+    let mut random = Random(3);
+    for _ in 0..100_000 {
+        let digits = random.next() % 1_000_000_000_000_000;
+        let number: f64 = format!("{digits}e-{}", random.next() % 20).parse().unwrap();
+        let text = String::from_utf8(number_text(number).unwrap()).unwrap();
+        assert_eq!(text, number.to_string());
+    }
+}
+
+#[test]
 fn a_number_or_bool_of_the_wrong_length_is_missing() {
-    let nan = f64::NAN.to_le_bytes();
+    let [nan, endless, far, long] =
+        [f64::NAN, f64::NEG_INFINITY, 1e21, 0.1 + 0.2].map(f64::to_le_bytes);
     for (value_type, bytes) in [
         (PropertyType::Number, &b"7"[..]),
         (PropertyType::Number, b"123456789"),
         (PropertyType::Number, &nan),
+        (PropertyType::Number, &endless),
+        (PropertyType::Number, &far),
+        (PropertyType::Number, &long),
         (PropertyType::Bool, b"true"),
         (PropertyType::Bool, &[2]),
     ] {

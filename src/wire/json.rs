@@ -7,6 +7,23 @@ use serde_json::Value;
 
 use crate::text;
 use crate::time::Wall;
+use crate::wire::{List, Text};
+
+/// A JSON pointer (RFC 6901), taken apart: the members' names and elements' numbers on the way.
+pub type Pointer = List<Text>;
+
+/// What is at `pointer` in `value`.
+#[must_use]
+pub fn at<'a>(value: &'a Value, pointer: &[Text]) -> Option<&'a Value> {
+    pointer.iter().try_fold(value, |value, step| match value {
+        Value::Array(list) => {
+            let index = text::parse_decimal(step.as_bytes())?;
+            list.get(usize::try_from(index).ok()?)
+        }
+        Value::Object(members) => members.get(&**step),
+        Value::Bool(_) | Value::Null | Value::Number(_) | Value::String(_) => None,
+    })
+}
 
 /// What a number stands for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -259,6 +276,28 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_pointer_leads_through_members_and_elements() {
+        let value = json!({"a": [{"b/c": 1}, {"": 2}], "0": 3});
+        let found = |steps: &[&'static str]| {
+            let steps: Vec<Text> = steps.iter().map(|step| Text::Borrowed(step)).collect();
+            at(&value, &steps).and_then(count)
+        };
+
+        assert_eq!(found(&["a", "0", "b/c"]), Some(1));
+        assert_eq!(found(&["a", "1", ""]), Some(2));
+        assert_eq!(found(&["0"]), Some(3));
+        assert_eq!(at(&value, &[]), Some(&value));
+        for missing in [
+            &["b"][..],
+            &["a", "2"],
+            &["a", "-1"],
+            &["a", "0", "b/c", "d"],
+        ] {
+            assert_eq!(found(missing), None, "{missing:?}");
+        }
+    }
 
     #[test]
     fn a_count_is_a_number_in_or_out_of_quotes() {

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use crate::config::{Preset, StatusPattern};
-use crate::wire::json::Unit;
+use crate::wire::json::{Pointer, Unit};
 use crate::wire::reply::{BodyRules, Place, Reading, Rules, Target, Test, Want};
 use crate::wire::template::{HeaderShape, Piece, Shape, Slot};
 use crate::wire::{Language, List, Text};
@@ -124,33 +124,37 @@ static ENVOY_RATELIMIT: Language = Language {
             error: Cow::Borrowed(&[]),
             reject: Cow::Borrowed(&[]),
             deny: Cow::Borrowed(&[Test {
-                pointer: text("/overallCode"),
+                pointer: Pointer::Borrowed(OVERALL_CODE),
                 want: Want::OneOf(Cow::Borrowed(&[text("OVER_LIMIT")])),
             }]),
             allow: Cow::Borrowed(&[Test {
-                pointer: text("/overallCode"),
+                pointer: Pointer::Borrowed(OVERALL_CODE),
                 want: Want::OneOf(Cow::Borrowed(&[text("OK")])),
             }]),
-            each: Some(text("/statuses")),
+            each: Some(Pointer::Borrowed(STATUSES)),
         }),
         readings: Cow::Borrowed(&[
-            from_item(
-                Target::Limit,
-                "/currentLimit/requestsPerUnit",
-                Unit::Seconds,
-            ),
+            from_item(Target::Limit, REQUESTS_PER_UNIT, Unit::Seconds),
             Reading {
                 target: Target::Remaining,
-                place: Place::Item(text("/limitRemaining")),
+                place: Place::Item(Pointer::Borrowed(LIMIT_REMAINING)),
                 unit: Unit::Seconds,
                 missing: Some(0),
             },
-            from_item(Target::Reset, "/durationUntilReset", Unit::Seconds),
-            from_item(Target::Window, "/currentLimit/unit", Unit::Word),
+            from_item(Target::Reset, DURATION_UNTIL_RESET, Unit::Seconds),
+            from_item(Target::Window, UNIT, Unit::Word),
             from_header(Target::RetryAfter, "retry-after", Unit::Seconds),
         ]),
     },
 };
+
+// The members of envoyproxy/ratelimit's replies.
+const OVERALL_CODE: &[Text] = &[text("overallCode")];
+const STATUSES: &[Text] = &[text("statuses")];
+const REQUESTS_PER_UNIT: &[Text] = &[text("currentLimit"), text("requestsPerUnit")];
+const LIMIT_REMAINING: &[Text] = &[text("limitRemaining")];
+const DURATION_UNTIL_RESET: &[Text] = &[text("durationUntilReset")];
+const UNIT: &[Text] = &[text("currentLimit"), text("unit")];
 
 /// Calls of the host carry no request id of their own.
 const REQUEST_ID: HeaderShape = header("x-request-id", &[Piece::Slot(Slot::RequestId)]);
@@ -187,10 +191,10 @@ const fn from_header(target: Target, name: &'static str, unit: Unit) -> Reading 
     }
 }
 
-const fn from_item(target: Target, pointer: &'static str, unit: Unit) -> Reading {
+const fn from_item(target: Target, pointer: &'static [Text], unit: Unit) -> Reading {
     Reading {
         target,
-        place: Place::Item(text(pointer)),
+        place: Place::Item(Pointer::Borrowed(pointer)),
         unit,
         missing: None,
     }

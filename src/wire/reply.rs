@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use crate::config::{StatusPattern, Statuses};
 use crate::decision::{CheckError, Limits};
-use crate::wire::json::{self, Unit};
+use crate::text;
+use crate::wire::json::{self, Pointer, Unit};
 use crate::wire::{BODY_BYTES_MAX, Caching, List, RawReply, Reply, ReplyOutcome, Text, structured};
 
 /// How a language's replies are read.
@@ -33,7 +34,7 @@ pub struct Rules {
 #[derive(Clone, Debug)]
 pub struct BodyRules {
     /// Members that, where they are there and not empty, make the reply a failure.
-    pub error: List<Text>,
+    pub error: List<Pointer>,
     /// Any of these rejects the key.
     pub reject: List<Test>,
     /// Any of these denies.
@@ -41,14 +42,14 @@ pub struct BodyRules {
     /// Any of these grants.
     pub allow: List<Test>,
     /// A list of limits of which only the tightest is read, by [`Place::Item`].
-    pub each: Option<Text>,
+    pub each: Option<Pointer>,
 }
 
 /// A test on one member of the body.
 #[derive(Clone, Debug)]
 pub struct Test {
-    /// Where it is (RFC 6901).
-    pub pointer: Text,
+    /// Where it is.
+    pub pointer: Pointer,
     /// What it must be; a member that is not there is nothing.
     pub want: Want,
 }
@@ -58,7 +59,7 @@ pub struct Test {
 pub enum Want {
     /// `false`, `0`, `"false"` or the like.
     Falsy,
-    /// One of these texts, or a number that is written so.
+    /// One of these texts, or a whole number that is written so.
     OneOf(List<Text>),
     /// `true`, `1`, `"true"` or the like.
     Truthy,
@@ -101,11 +102,11 @@ pub enum Place {
     /// In the header of that lower-case name, if it is there once.
     Header(Text),
     /// At that pointer in the tightest of [`BodyRules::each`].
-    Item(Text),
+    Item(Pointer),
     /// In a parameter (`w`) of a policy in the header of that name: `5, 5;w=60`.
     Parameter(Text, Text),
     /// At that pointer in the body.
-    Pointer(Text),
+    Pointer(Pointer),
 }
 
 /// What the statuses alone say.
@@ -223,7 +224,7 @@ impl Rules {
     /// The item of `each` with the least left, of those that have a limit at all.
     fn tightest<'a>(&self, body: &'a Value, reply: &RawReply<'_>) -> Option<&'a Value> {
         let each = self.body.as_ref()?.each.as_ref()?;
-        body.pointer(each)?
+        json::at(body, each)?
             .as_array()?
             .iter()
             .filter_map(|item| {
@@ -249,7 +250,7 @@ impl Rules {
 
 impl BodyRules {
     fn meaning(&self, body: &Value) -> Option<Meaning> {
-        let at = |pointer: &Text| body.pointer(pointer);
+        let at = |pointer: &Pointer| json::at(body, pointer);
         if self
             .error
             .iter()
@@ -278,10 +279,10 @@ impl Want {
             Self::Falsy => json::truth(value) == Some(false),
             Self::OneOf(words) => match value {
                 Value::String(own) => words.iter().any(|word| word == own),
-                Value::Number(number) => {
-                    let own = number.to_string();
-                    words.iter().any(|word| *word == own)
-                }
+                Value::Number(number) => words.iter().any(|word| {
+                    let word = text::parse_decimal(word.as_bytes());
+                    word.is_some() && word == number.as_u64()
+                }),
                 Value::Bool(yes) => words
                     .iter()
                     .any(|word| *word == if *yes { "true" } else { "false" }),
@@ -321,11 +322,11 @@ impl Source<'_> {
         let (unit, now) = (reading.unit, self.reply.now);
         match &reading.place {
             Place::Header(name) => json::span_text(once(self.reply, name)?, unit, now),
-            Place::Item(pointer) => json::span(self.item?.pointer(pointer)?, unit, now),
+            Place::Item(pointer) => json::span(json::at(self.item?, pointer)?, unit, now),
             Place::Parameter(name, key) => {
                 parameter(once(self.reply, name)?, key).map(Duration::from_secs)
             }
-            Place::Pointer(pointer) => json::span(self.body?.pointer(pointer)?, unit, now),
+            Place::Pointer(pointer) => json::span(json::at(self.body?, pointer)?, unit, now),
         }
     }
 
@@ -335,15 +336,15 @@ impl Source<'_> {
             Place::Header(name) | Place::Parameter(name, _) => {
                 every(self.reply, name).next().is_some()
             }
-            Place::Item(pointer) => self.item.and_then(|item| item.pointer(pointer)).is_some(),
-            Place::Pointer(pointer) => self.body.and_then(|body| body.pointer(pointer)).is_some(),
+            Place::Item(pointer) => self.item.and_then(|item| json::at(item, pointer)).is_some(),
+            Place::Pointer(pointer) => self.body.and_then(|body| json::at(body, pointer)).is_some(),
         };
         there && self.count(reading).is_none()
     }
 }
 
-fn count_at(value: Option<&Value>, pointer: &str) -> Option<u64> {
-    value?.pointer(pointer).and_then(json::count)
+fn count_at(value: Option<&Value>, pointer: &[Text]) -> Option<u64> {
+    json::at(value?, pointer).and_then(json::count)
 }
 
 impl Told {
@@ -375,7 +376,7 @@ fn caching(reply: &RawReply<'_>) -> Caching {
             caching.no_store = true;
         } else if name.eq_ignore_ascii_case(b"max-age") {
             // The shortest counts; one that can't be read counts as none (RFC 9111, section 4.2.1).
-            let seconds = crate::text::parse_decimal(value.trim_ascii()).unwrap_or(0);
+            let seconds = text::parse_decimal(value.trim_ascii()).unwrap_or(0);
             let age = Duration::from_secs(seconds);
             caching.max_age = Some(caching.max_age.map_or(age, |own| own.min(age)));
         }
@@ -412,7 +413,6 @@ fn parameter(field: &[u8], key: &str) -> Option<u64> {
         .find_map(|parameter| {
             let mut halves = parameter.splitn(2, |byte| *byte == b'=');
             let own = halves.next()?.trim_ascii();
-            (own == key.as_bytes())
-                .then(|| crate::text::parse_decimal(halves.next()?.trim_ascii()))?
+            (own == key.as_bytes()).then(|| text::parse_decimal(halves.next()?.trim_ascii()))?
         })
 }
