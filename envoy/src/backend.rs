@@ -299,7 +299,7 @@ impl Handler for Desk {
         match fault {
             Some(fault) if fault.keeps_the_answer() => {
                 let answer = self.answer(wire, asked);
-                Ok(fault.spoil(answer, &line).await)
+                Ok(fault.spoil(answer, head.version, &line).await)
             }
             Some(fault) => fault.replace(head.version, &line).await,
             None => Ok(self.answer(wire, asked)),

@@ -4,12 +4,14 @@ use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame};
+use tokio::time::Sleep;
 
 use crate::server::Line;
 
@@ -30,8 +32,8 @@ pub(crate) struct Pieces {
 pub(crate) enum End {
     /// It breaks off: the connection is reset.
     Broken(Arc<Line>),
-    /// The same, once what came before has been written.
-    BreakingNext(Arc<Line>),
+    /// The same, once what came before has had the time to be written and read.
+    BrokenAfter(Pin<Box<Sleep>>, Arc<Line>),
     /// As it should.
     Good,
     /// Never.
@@ -65,14 +67,14 @@ impl Body for Pieces {
         if let Some(frame) = self.frames.pop_front() {
             return Poll::Ready(Some(Ok(frame)));
         }
-        match &self.end {
-            End::Broken(line) => {
-                // hyper writes what it has only when a body has nothing to give for the moment.
-                self.end = End::BreakingNext(Arc::clone(line));
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
-            End::BreakingNext(line) => {
+        if let End::Broken(line) = &self.end {
+            let pause = Box::pin(tokio::time::sleep(BEFORE_BREAKING));
+            self.end = End::BrokenAfter(pause, Arc::clone(line));
+        }
+        match &mut self.end {
+            End::Broken(_) => Poll::Pending,
+            End::BrokenAfter(pause, line) => {
+                ready!(pause.as_mut().poll(cx));
                 line.reset();
                 Poll::Ready(Some(Err(io::ErrorKind::ConnectionReset.into())))
             }
@@ -81,3 +83,6 @@ impl Body for Pieces {
         }
     }
 }
+
+/// Between the last piece and the break: without it the two may reach the peer as one.
+const BEFORE_BREAKING: Duration = Duration::from_millis(20);

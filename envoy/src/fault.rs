@@ -92,7 +92,7 @@ impl Fault {
     }
 
     /// Spoils a good answer; for faults that keep it.
-    pub(crate) async fn spoil(&self, mut answer: Answer, line: &Line) -> Answer {
+    pub(crate) async fn spoil(&self, mut answer: Answer, version: Version, line: &Line) -> Answer {
         let headers = answer.headers_mut();
         match self {
             Self::Delay(delay) => tokio::time::sleep(*delay).await,
@@ -115,15 +115,7 @@ impl Fault {
             Self::Informational => {
                 line.prefix(Bytes::from_static(b"HTTP/1.1 100 Continue\r\n\r\n"));
             }
-            Self::Trailers => {
-                // An h1 client is sent only trailers that were announced.
-                headers.insert("trailer", HeaderValue::from_static("x-trailer"));
-                let (head, body) = answer.into_parts();
-                let mut trailers = HeaderMap::new();
-                trailers.insert("x-trailer", HeaderValue::from_static("1"));
-                let body = body.with_trailers(std::future::ready(Some(Ok(trailers))));
-                return Response::from_parts(head, body.boxed());
-            }
+            Self::Trailers => return with_trailers(answer, version, line).await,
             // The others replace the answer.
             _ => {}
         }
@@ -173,6 +165,35 @@ impl Fault {
             _ => std::future::pending().await,
         }
     }
+}
+
+/// The answer with the trailer `x-trailer: 1`.
+async fn with_trailers(answer: Answer, version: Version, line: &Line) -> Answer {
+    let (head, body) = answer.into_parts();
+    if version == Version::HTTP_2 {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-trailer", HeaderValue::from_static("1"));
+        let body = body.with_trailers(std::future::ready(Some(Ok(trailers))));
+        return Response::from_parts(head, body.boxed());
+    }
+    // hyper sends h1 trailers only to those who ask with `te: trailers`, which Envoy does not.
+    let mut raw = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
+    for (name, value) in &head.headers {
+        raw.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    raw.extend(b"connection: close\r\ntransfer-encoding: chunked\r\n\r\n");
+    let body = body
+        .collect()
+        .await
+        .map(http_body_util::Collected::to_bytes)
+        .unwrap_or_default();
+    if !body.is_empty() {
+        raw.extend(format!("{:x}\r\n", body.len()).into_bytes());
+        raw.extend([body.as_ref(), b"\r\n"].concat());
+    }
+    raw.extend(b"0\r\nx-trailer: 1\r\n\r\n");
+    line.last(raw.into());
+    Response::new(full(Bytes::new()))
 }
 
 fn canned(status: u16, fields: &[(String, String)], body: &[u8]) -> Answer {

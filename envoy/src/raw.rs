@@ -87,6 +87,23 @@ impl Raw {
         }
     }
 
+    /// Reads until the peer closes, and says whether that was a reset.
+    ///
+    /// # Panics
+    /// If 15 s pass first.
+    #[must_use]
+    #[track_caller]
+    pub fn is_reset(&mut self) -> bool {
+        loop {
+            match self.fill() {
+                Ok(true) => {}
+                Ok(false) => return false,
+                Err(error) if was_reset(&error) => return true,
+                Err(error) => panic!("the peer does not close: {error:#}"),
+            }
+        }
+    }
+
     /// Reads one HTTP/1.1 response; an interim one (100) is one, too. After 101 and after a
     /// CONNECT's 2xx, use [`Raw::read_head`] and [`Raw::read`].
     ///

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::backend::Backend;
-use crate::bootstrap::{GATED, PLAIN, Places, Plan, bootstrap, ecds_file, merge, wasm};
+use crate::bootstrap::{FILTER, GATED, PLAIN, Places, Plan, bootstrap, ecds_file, merge, wasm};
 use crate::client::{Connection, Protocol, Request};
 use crate::cluster::Cluster;
 use crate::envoy::{ACCESS_LOG, Envoy, Launch, Validation, binary, module};
@@ -157,7 +157,7 @@ impl Rig {
             "a rig that takes pushes is built with `.ecds()`"
         );
         let stat = |name: &str| {
-            let name = format!("http.{GATED}.extension_config_discovery.quota_gate.{name}");
+            let name = format!("extension_config_discovery.http_filter.{FILTER}.{name}");
             self.envoy.stat(&name).unwrap_or(0)
         };
         let outcome = || {
@@ -181,7 +181,16 @@ impl Rig {
             }
             (reloads_now > reloads).then_some(Push::Accepted)
         });
-        push.unwrap_or_else(|| panic!("Envoy did not notice the push:\n{}", self.envoy.log_tail()))
+        push.unwrap_or_else(|| {
+            let stats = self
+                .envoy
+                .admin_get("/stats?filter=extension_config")
+                .text();
+            panic!(
+                "Envoy did not notice the push:\n{stats}{}",
+                self.envoy.log_tail()
+            )
+        })
     }
 }
 
@@ -221,6 +230,7 @@ impl Drop for Rig {
 pub struct RigBuilder {
     backend_patch: Value,
     backend_http2: bool,
+    backend_trailers: bool,
     backends: Vec<String>,
     concurrency: u32,
     module: Option<PathBuf>,
@@ -238,6 +248,7 @@ impl Default for RigBuilder {
         Self {
             backend_patch: Value::Null,
             backend_http2: false,
+            backend_trailers: false,
             backends: vec![BACKEND.to_owned()],
             concurrency: 1,
             module: None,
@@ -344,6 +355,12 @@ impl RigBuilder {
     /// Envoy speaks HTTP/2 to the quota backends.
     pub fn backend_http2(mut self) -> Self {
         self.backend_http2 = true;
+        self
+    }
+
+    /// Trailers of the quota backends' HTTP/1.1 answers are let through.
+    pub fn backend_trailers(mut self) -> Self {
+        self.backend_trailers = true;
         self
     }
 
@@ -494,10 +511,10 @@ impl RigBuilder {
                 .all(|cluster| cluster.name() != name)
             {
                 let cluster = Cluster::new(&name).endpoint(backend.address());
-                let cluster = if self.backend_http2 {
-                    cluster.http2()
-                } else {
-                    cluster
+                let cluster = match (self.backend_http2, self.backend_trailers) {
+                    (true, _) => cluster.http2(),
+                    (false, true) => cluster.http1_trailers(),
+                    (false, false) => cluster,
                 };
                 self.plan.clusters.push(cluster.patch(&self.backend_patch));
             }
