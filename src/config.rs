@@ -3,10 +3,15 @@
 //! Whoever holds one of these checks nothing again: names resolve, durations are in range, every
 //! policy's timeout is below its host budget. `parse` is the only door in.
 
+mod build;
+mod check;
+pub mod form;
 pub mod keys;
+mod node;
 pub mod parse;
 pub mod problem;
 pub mod protobuf;
+pub mod timestamp;
 pub mod units;
 pub mod value;
 
@@ -316,6 +321,19 @@ pub enum Enforcement {
     Shadow,
 }
 
+impl Enforcement {
+    /// The enforcement by its word in the configuration.
+    #[must_use]
+    pub fn from_code(code: &str) -> Option<Self> {
+        match code {
+            "enforce" => Some(Self::Enforce),
+            "off" => Some(Self::Off),
+            "shadow" => Some(Self::Shadow),
+            _ => None,
+        }
+    }
+}
+
 /// What happens when the descriptor is not complete.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum OnMissing {
@@ -348,6 +366,18 @@ pub struct DenialStyle {
     /// Origins whose pages may read the denial; `*` is every origin.
     pub allow_origins: Vec<String>,
 }
+
+/// The largest timeout that a host budget allows: below it by a tenth, and by 5 ms at least.
+#[must_use]
+pub fn largest_timeout(host_budget: Duration) -> Duration {
+    let tenth = host_budget.checked_div(10).unwrap_or_default();
+    let largest = host_budget.saturating_sub(tenth.max(LEAST_DISTANCE));
+    // In whole milliseconds, as timeouts are.
+    Duration::from_millis(crate::time::millis(largest))
+}
+
+/// A tick and what the host needs besides.
+const LEAST_DISTANCE: Duration = Duration::from_millis(5);
 
 /// A rule that leads requests to a policy.
 #[derive(Clone, Debug)]

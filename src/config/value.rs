@@ -1,1 +1,322 @@
-//! Part of the configuration's parser.
+//! A configuration's text as a tree that forgets nothing: order, duplicate keys, exact numbers.
+//!
+//! `serde_json::Value` keeps the last of two equal keys and says nothing; an operator who wrote a
+//! policy twice must hear of it. Numbers are kept without floating point, so that bounds are exact.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+
+/// A value of a configuration, from JSON or from a protobuf `Struct`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Value {
+    /// `true` or `false`.
+    Bool(bool),
+    /// `[…]`.
+    List(Vec<Self>),
+    /// `null`.
+    Null,
+    /// A number.
+    Number(Number),
+    /// `{…}`, in the order of the text, equal keys included.
+    Object(Vec<(String, Self)>),
+    /// `"…"`.
+    Text(String),
+}
+
+impl Value {
+    /// Reads JSON text.
+    ///
+    /// # Errors
+    /// What is not JSON, with line and column; nesting deeper than 128 levels.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(bytes)
+    }
+
+    /// What kind of value it is, in words that fit behind "got".
+    #[must_use]
+    pub const fn type_name(&self) -> &'static str {
+        match self {
+            Self::Bool(_) => "a boolean",
+            Self::List(_) => "a list",
+            Self::Null => "null",
+            Self::Number(_) => "a number",
+            Self::Object(_) => "an object",
+            Self::Text(_) => "a text",
+        }
+    }
+
+    /// The text, if it is one.
+    #[must_use]
+    pub const fn as_text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text.as_str()),
+            Self::Bool(_) | Self::List(_) | Self::Null | Self::Number(_) | Self::Object(_) => None,
+        }
+    }
+
+    /// The whole number from 0 on, if it is one.
+    #[must_use]
+    pub const fn as_count(&self) -> Option<u64> {
+        match self {
+            Self::Number(number) => number.as_count(),
+            Self::Bool(_) | Self::List(_) | Self::Null | Self::Object(_) | Self::Text(_) => None,
+        }
+    }
+
+    /// The fields; none if it is not an object.
+    #[must_use]
+    pub const fn fields(&self) -> &[(String, Self)] {
+        match self {
+            Self::Object(fields) => fields.as_slice(),
+            Self::Bool(_) | Self::List(_) | Self::Null | Self::Number(_) | Self::Text(_) => &[],
+        }
+    }
+
+    /// The items; none if it is not a list.
+    #[must_use]
+    pub const fn items(&self) -> &[Self] {
+        match self {
+            Self::List(items) => items.as_slice(),
+            Self::Bool(_) | Self::Null | Self::Number(_) | Self::Object(_) | Self::Text(_) => &[],
+        }
+    }
+}
+
+/// A decimal number with nine digits behind the point; larger ones saturate.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Number {
+    negative: bool,
+    whole: u64,
+    nanos: u32,
+}
+
+impl Number {
+    /// A whole number.
+    #[must_use]
+    pub const fn from_count(whole: u64) -> Self {
+        Self {
+            negative: false,
+            whole,
+            nanos: 0,
+        }
+    }
+
+    /// A double, rounded to nine digits behind the point; `None` if it is not finite.
+    #[must_use]
+    pub fn from_f64(double: f64) -> Option<Self> {
+        // By its bits, in whole numbers: sign, 11 bits of exponent, 52 of mantissa.
+        let bits = double.to_bits();
+        let exponent = u32::try_from(bits.checked_shr(52)? & 0x7ff).ok()?;
+        let fraction = bits & 0x000f_ffff_ffff_ffff;
+        let mantissa = match exponent {
+            0x7ff => return None,
+            0 => fraction,
+            _ => fraction | 0x0010_0000_0000_0000,
+        };
+        // The value is `mantissa * 2^(exponent - 1075)`.
+        let exponent = exponent.max(1);
+        let (whole, nanos) = match exponent.checked_sub(1075) {
+            Some(up) if up > mantissa.leading_zeros() => (u64::MAX, 0),
+            Some(up) => (mantissa.checked_shl(up).unwrap_or(u64::MAX), 0),
+            None => {
+                let down = 1075_u32.saturating_sub(exponent);
+                let scaled = u128::from(mantissa).saturating_mul(NANOS);
+                let half = 1_u128.checked_shl(down.saturating_sub(1)).unwrap_or(0);
+                let rounded = scaled.saturating_add(half).checked_shr(down).unwrap_or(0);
+                (
+                    u64::try_from(rounded.checked_div(NANOS)?).unwrap_or(u64::MAX),
+                    u32::try_from(rounded.checked_rem(NANOS)?).unwrap_or(0),
+                )
+            }
+        };
+        Some(Self {
+            negative: double.is_sign_negative() && (whole, nanos) != (0, 0),
+            whole,
+            nanos,
+        })
+    }
+
+    const fn from_i64(signed: i64) -> Self {
+        Self {
+            negative: signed < 0,
+            whole: signed.unsigned_abs(),
+            nanos: 0,
+        }
+    }
+
+    /// The whole number from 0 on, if it is one.
+    #[must_use]
+    pub const fn as_count(self) -> Option<u64> {
+        if self.negative || self.nanos != 0 {
+            None
+        } else {
+            Some(self.whole)
+        }
+    }
+
+    /// The thousandths, rounded down; `None` below zero or above `u32::MAX`.
+    #[must_use]
+    pub fn as_permille(self) -> Option<u32> {
+        if self.negative {
+            return None;
+        }
+        let thousandths = u64::from(self.nanos.checked_div(1_000_000)?);
+        u32::try_from(self.whole.checked_mul(1_000)?.checked_add(thousandths)?).ok()
+    }
+
+    /// Whether it is 1 or less.
+    #[must_use]
+    pub const fn is_at_most_one(self) -> bool {
+        self.negative || self.whole == 0 || (self.whole == 1 && self.nanos == 0)
+    }
+}
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.negative {
+            f.write_str("-")?;
+        }
+        write!(f, "{}", self.whole)?;
+        if self.nanos == 0 {
+            return Ok(());
+        }
+        let digits = format!("{:09}", self.nanos);
+        write!(f, ".{}", digits.trim_end_matches('0'))
+    }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ValueVisitor)
+    }
+}
+
+struct ValueVisitor;
+
+impl<'de> Visitor<'de> for ValueVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
+        Number::from_f64(value)
+            .map(Value::Number)
+            .ok_or_else(|| E::custom("number out of range"))
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Number(Number::from_i64(value)))
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::Number(Number::from_count(value)))
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::Text(value.to_owned()))
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = access.next_element()? {
+            items.push(item);
+        }
+        Ok(Value::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut fields = Vec::new();
+        while let Some(field) = access.next_entry()? {
+            fields.push(field);
+        }
+        Ok(Value::Object(fields))
+    }
+}
+
+const NANOS: u128 = 1_000_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_order_and_equal_keys() {
+        let value = Value::from_json(br#"{"b": 1, "a": null, "b": [true]}"#).unwrap();
+
+        assert_eq!(
+            value,
+            Value::Object(vec![
+                ("b".to_owned(), Value::Number(Number::from_count(1))),
+                ("a".to_owned(), Value::Null),
+                ("b".to_owned(), Value::List(vec![Value::Bool(true)])),
+            ])
+        );
+    }
+
+    #[test]
+    fn prints_numbers_as_they_were_written() {
+        for text in ["0", "1", "-1", "0.5", "0.3", "-2.25", "0.000000001", "1024"] {
+            let Ok(Value::Number(number)) = Value::from_json(text.as_bytes()) else {
+                panic!("{text} is no number");
+            };
+            assert_eq!(number.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn reads_doubles_exactly_where_they_are_whole() {
+        assert_eq!(Number::from_f64(5.0), Some(Number::from_count(5)));
+        assert_eq!(Number::from_f64(-0.0), Some(Number::from_count(0)));
+        assert_eq!(
+            Number::from_f64(9_007_199_254_740_992.0),
+            Some(Number::from_count(9_007_199_254_740_992))
+        );
+        assert_eq!(
+            Number::from_f64(9_223_372_036_854_775_808.0),
+            Some(Number::from_count(9_223_372_036_854_775_808))
+        );
+    }
+
+    #[test]
+    fn saturates_and_vanishes_at_the_ends_of_doubles() {
+        assert_eq!(
+            Number::from_f64(f64::MAX),
+            Some(Number::from_count(u64::MAX))
+        );
+        assert_eq!(
+            Number::from_f64(f64::MIN_POSITIVE),
+            Some(Number::from_count(0))
+        );
+        assert_eq!(Number::from_f64(5e-324), Some(Number::from_count(0)));
+        assert_eq!(Number::from_f64(f64::NAN), None);
+        assert_eq!(Number::from_f64(f64::INFINITY), None);
+    }
+
+    #[test]
+    fn knows_thousandths() {
+        assert_eq!(Number::from_f64(0.3).unwrap().as_permille(), Some(300));
+        assert_eq!(Number::from_f64(1.0).unwrap().as_permille(), Some(1_000));
+        assert_eq!(Number::from_f64(0.0005).unwrap().as_permille(), Some(0));
+        assert_eq!(Number::from_f64(-0.5).unwrap().as_permille(), None);
+    }
+
+    #[test]
+    fn refuses_nesting_that_would_exhaust_the_stack() {
+        let deep = "[".repeat(100_000);
+
+        let error = Value::from_json(deep.as_bytes()).unwrap_err();
+
+        assert!(error.to_string().starts_with("recursion limit exceeded"));
+    }
+}
