@@ -40,6 +40,7 @@ use super::table::{Place, Table};
 use crate::config::CacheTtls;
 use crate::decision::{AllowReason, Decision, DenyReason, Limits};
 use crate::time::{Instant, nanos};
+use crate::wire::{Caching, Reply, ReplyOutcome};
 
 /// What the backend said of one check, as far as it may be said again.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -56,6 +57,24 @@ pub struct Answer {
     pub caching: Caching,
 }
 
+impl Answer {
+    /// What a reply to a check of this cost says.
+    #[must_use]
+    pub const fn of(reply: &Reply, cost: u64) -> Self {
+        Self {
+            kind: match reply.outcome {
+                ReplyOutcome::Denied => Kind::Denied,
+                ReplyOutcome::Granted { .. } => Kind::Allowed,
+                ReplyOutcome::Rejected { status } => Kind::Rejected { status },
+            },
+            cost,
+            limits: reply.limits,
+            retry_after: reply.retry_after,
+            caching: reply.caching,
+        }
+    }
+}
+
 /// The kinds of answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
@@ -68,15 +87,6 @@ pub enum Kind {
         /// The backend's own status: 401 or 403.
         status: u16,
     },
-}
-
-/// What a backend lets others do with its answer.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Caching {
-    /// It must not be remembered.
-    pub no_store: bool,
-    /// It may count as new for this long.
-    pub max_age: Option<Duration>,
 }
 
 /// An answer that is used again.
