@@ -21,8 +21,9 @@
 //! follows slow replies faster than quick ones):
 //!
 //! ```text
-//! low    = min(2 × speed × latency + demand / 64, max_units / 2)
-//! asked  = cost + what others wait for + demand + low
+//! slack = min(demand / 64, max_units / 8)
+//! low   = min(2 × speed × latency + slack, max_units / 2)
+//! asked = cost + what others wait for + demand + low
 //! ```
 //!
 //! `asked` and what is left never exceed `max_units`. Where the backend says what remains, `asked`
@@ -531,9 +532,8 @@ impl Lease {
         self.sample(now, horizon);
         let demand = self.demand / FRACTION;
         let bridge = mul_div(self.speed, self.latency.saturating_mul(2), MICROS_PER_SEC) / FRACTION;
-        let low = bridge
-            .saturating_add(demand / SLACK_SHARE)
-            .min(terms.max_units / 2);
+        let slack = (demand / SLACK_SHARE).min(terms.max_units / SLACK_UNITS_SHARE);
+        let low = bridge.saturating_add(slack).min(terms.max_units / 2);
         self.low_water = low;
         Plan {
             ahead: self.until_window_end(now, demand, horizon),
@@ -759,6 +759,9 @@ const REMAINING_SHARE: u64 = 4;
 /// The part of a horizon's demand that is kept in hand for replies that take longer than usual:
 /// 8 ms of traffic at a ttl of 1 s.
 const SLACK_SHARE: u64 = 64;
+
+/// The part of a small lease that may be kept in hand for that: more would mean more calls.
+const SLACK_UNITS_SHARE: u64 = 8;
 
 /// Demand and speed are kept in 256ths: a key with one request in a minute must not round to none.
 const FRACTION: u64 = 256;

@@ -2,6 +2,9 @@
 
 use super::*;
 
+mod bounds;
+mod world;
+
 const KEY: &[u8] = b"acme";
 
 #[test]
