@@ -30,7 +30,7 @@ enum Way {
     /// The toolchain's own target library.
     Target,
     /// The toolchain's compiler and a standard library built from its `rust-src`.
-    Source,
+    Source { linker: PathBuf },
     /// Debian's compiler and source, linked by `linker`.
     Packages { linker: PathBuf },
 }
@@ -43,7 +43,7 @@ impl WasmCargo {
     /// of what is compiled, so that the same source gives the same module anywhere.
     pub(crate) fn command(&self, subcommand: &str) -> Command {
         let mut command = match self.way {
-            Way::Target | Way::Source => Command::new(paths::cargo()),
+            Way::Target | Way::Source { .. } => Command::new(paths::cargo()),
             Way::Packages { .. } => Command::new(DEBIAN_CARGO),
         };
         command
@@ -52,16 +52,16 @@ impl WasmCargo {
             .env("CARGO_TARGET_DIR", &self.target_dir)
             .env_remove("RUSTFLAGS")
             .env("CARGO_ENCODED_RUSTFLAGS", self.rustflags());
-        if self.way != Way::Target {
+        if let Way::Source { linker } | Way::Packages { linker } = &self.way {
             command
                 .arg("-Zbuild-std=std,panic_abort")
-                .env("RUSTC_BOOTSTRAP", "1");
+                .env("RUSTC_BOOTSTRAP", "1")
+                .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker);
         }
-        if let Way::Packages { linker } = &self.way {
+        if let Way::Packages { .. } = self.way {
+            // LD_LIBRARY_PATH is set by `cargo run`, for the other toolchain's compiler.
             command
                 .env("RUSTC", DEBIAN_RUSTC)
-                .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker)
-                // Set by `cargo run` for the other toolchain's compiler.
                 .env_remove("LD_LIBRARY_PATH");
         }
         command
@@ -88,7 +88,7 @@ impl WasmCargo {
         // A std built from source is named as the toolchain's own is, less the commit.
         let source = match &self.way {
             Way::Target => None,
-            Way::Source => sysroot()
+            Way::Source { .. } => sysroot()
                 .ok()
                 .map(|sysroot| sysroot.join("lib/rustlib/src/rust")),
             Way::Packages { .. } => Some(PathBuf::from(DEBIAN_SOURCE)),
@@ -143,7 +143,7 @@ impl Way {
     fn describe(&self) -> &'static str {
         match self {
             Self::Target => "the toolchain has it",
-            Self::Source => {
+            Self::Source { .. } => {
                 "no target: std is built from the toolchain's rust-src, once (1 minute)"
             }
             Self::Packages { .. } => {
@@ -253,7 +253,8 @@ fn with_source(sysroot: &Path) -> Result<Way> {
     {
         bail!("the toolchain has no rust-src component");
     }
-    Ok(Way::Source)
+    let linker = linker().context("there is no linker for wasm (rust-lld or wasm-ld)")?;
+    Ok(Way::Source { linker })
 }
 
 fn with_packages(_sysroot: &Path) -> Result<Way> {
