@@ -4,7 +4,7 @@
 //! policy's timeout is below its host budget. `parse` is the only door in.
 
 mod build;
-mod check;
+pub(crate) mod check;
 pub mod form;
 pub mod keys;
 mod node;

@@ -90,7 +90,7 @@ pub(super) fn check(value: &Value, kind: &Kind, at: &At<'_>, problems: &mut Prob
 }
 
 /// Whether a value that holds no others is as its kind has it.
-pub(super) fn is_valid(value: &Value, kind: &Kind) -> bool {
+pub(crate) fn is_valid(value: &Value, kind: &Kind) -> bool {
     let kind = if let Kind::Either(simple, _) = kind {
         simple
     } else {
@@ -138,7 +138,7 @@ fn check_scalar(value: &Value, kind: &Kind) -> Result<(), ProblemKind> {
 }
 
 /// Checks a whole number against its bounds.
-pub(crate) fn check_count(number: Number, min: u64, max: u64) -> Result<(), ProblemKind> {
+fn check_count(number: Number, min: u64, max: u64) -> Result<(), ProblemKind> {
     match number.as_count() {
         Some(count) if (min..=max).contains(&count) => Ok(()),
         Some(_) | None => Err(out_of_range(&number, &min.to_string(), &max.to_string())),
@@ -146,7 +146,7 @@ pub(crate) fn check_count(number: Number, min: u64, max: u64) -> Result<(), Prob
 }
 
 /// Checks a duration against its bounds.
-pub(crate) fn check_duration(text: &str, min: &str, max: &str) -> Result<(), ProblemKind> {
+fn check_duration(text: &str, min: &str, max: &str) -> Result<(), ProblemKind> {
     let Some(duration) = units::duration(text) else {
         let expected = "a duration in whole milliseconds, like `80ms`, `1.5s` or `2m`";
         return Err(malformed(text, expected.to_owned()));
