@@ -93,6 +93,11 @@ pub(crate) fn wasm(plugin: &Value, module: Option<&Path>, patch: &Value) -> Valu
     json!({"@type": WASM_TYPE, "config": config})
 }
 
+/// Text as a protobuf Any: what Istio and Envoy Gateway send.
+pub(crate) fn string_value(text: &str) -> Value {
+    json!({"@type": "type.googleapis.com/google.protobuf.StringValue", "value": text})
+}
+
 /// A discovery response that holds the filter's configuration.
 pub(crate) fn ecds_file(wasm: &Value, version: u64) -> String {
     let resource = json!({

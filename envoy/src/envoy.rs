@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use tempfile::TempDir;
 
 use crate::access_log::LogEntry;
 use crate::child::Owned;
@@ -26,6 +27,8 @@ pub struct Envoy {
     admin: SocketAddr,
     listeners: BTreeMap<String, SocketAddr>,
     files: Files,
+    /// Its folder, unless that is the rig's.
+    _folder: Option<TempDir>,
 }
 
 /// How to start an Envoy.
@@ -115,6 +118,7 @@ impl Launch {
                     admin,
                     listeners,
                     files,
+                    _folder: None,
                 })
             }
             Err(error) => bail!(
@@ -143,6 +147,20 @@ impl Launch {
 }
 
 impl Envoy {
+    /// Starts an Envoy on any bootstrap and waits until it is ready; it needs an admin address.
+    /// Its access log is wherever the bootstrap says, not in [`Envoy::access_log`].
+    ///
+    /// # Errors
+    /// If Envoy is not there or does not start (with the end of its log).
+    pub fn start(bootstrap: &str, concurrency: u32) -> anyhow::Result<Self> {
+        let (launch, folder) = launch(bootstrap, concurrency)?;
+        let envoy = launch.start()?;
+        Ok(Self {
+            _folder: Some(folder),
+            ..envoy
+        })
+    }
+
     /// Its process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
@@ -226,6 +244,17 @@ impl Envoy {
             let family: Vec<Sample> = family.collect();
             panic!("{name}{labels:?} should be {value}; there is {family:#?}");
         }
+    }
+
+    /// Waits until the requests that the filter decided are these, by reason, and no others: the
+    /// sum of `quota_gate_requests` is the sum of `reasons`.
+    #[track_caller]
+    pub fn expect_decisions(&self, reasons: &[(&str, u32)]) {
+        for (reason, count) in reasons {
+            self.expect_metric("quota_gate_requests", &[("reason", reason)], *count);
+        }
+        let all = reasons.iter().map(|(_, count)| count).sum();
+        self.expect_metric("quota_gate_requests", &[], all);
     }
 
     /// One of Envoy's own stats by its full name; `None` if there is none.
@@ -317,6 +346,28 @@ impl Envoy {
     pub(crate) fn log_tail(&self) -> String {
         tail(&self.log())
     }
+}
+
+/// Lets Envoy judge any bootstrap (`--mode validate`): it loads the modules and configures the
+/// plugins in it.
+///
+/// # Errors
+/// If Envoy is not there.
+pub fn validate(bootstrap: &str) -> anyhow::Result<Validation> {
+    let (launch, _folder) = launch(bootstrap, 1)?;
+    launch.validate()
+}
+
+fn launch(bootstrap: &str, concurrency: u32) -> anyhow::Result<(Launch, TempDir)> {
+    let folder = TempDir::with_prefix("quota-gate-envoy-").context("make a folder")?;
+    let launch = Launch {
+        binary: binary()?,
+        bootstrap: bootstrap.to_owned(),
+        concurrency,
+        folder: folder.path().to_owned(),
+        wasm_log: "info".to_owned(),
+    };
+    Ok((launch, folder))
 }
 
 /// The Envoy to use: `QUOTA_GATE_ENVOY`, else `ENVOY_BIN`.

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 /// Returns the current instant.
 #[must_use]
-#[allow(clippy::disallowed_methods)] // The harness lives in real time; this is its one clock.
 pub fn now() -> Instant {
     Instant::now()
 }
@@ -33,14 +32,9 @@ pub fn within<T>(limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Optio
         if last {
             return None;
         }
-        sleep(pause.min(limit.saturating_sub(start.elapsed())));
+        std::thread::sleep(pause.min(limit.saturating_sub(start.elapsed())));
         pause = (pause * 2).min(LAST_PAUSE);
     }
-}
-
-#[allow(clippy::disallowed_methods)] // Polling has to pause; nothing else may.
-fn sleep(pause: Duration) {
-    std::thread::sleep(pause);
 }
 
 /// How long [`eventually`] waits: far above anything a healthy, busy machine needs.

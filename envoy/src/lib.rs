@@ -37,11 +37,13 @@
 //!   [`Connection`] for keep-alive, [`Raw`] for bytes by hand.
 //! - [`eventually`](eventually::eventually) waits for a condition; nothing sleeps.
 
+mod builder;
 mod rig;
 
 mod access_log;
 mod bootstrap;
 mod cluster;
+mod ecds;
 mod envoy;
 mod metrics;
 mod route;
@@ -65,14 +67,16 @@ mod server;
 
 pub use access_log::LogEntry;
 pub use backend::{Backend, Check};
+pub use builder::{BACKEND, RigBuilder};
 pub use client::{Connection, Pending, Protocol, Request, send_all};
 pub use cluster::Cluster;
-pub use envoy::{Envoy, Validation, binary, module};
+pub use ecds::Push;
+pub use envoy::{Envoy, Validation, binary, module, validate};
 pub use fault::Fault;
 pub use metrics::Sample;
 pub use raw::Raw;
 pub use response::Response;
-pub use rig::{BACKEND, Push, Rig, RigBuilder};
+pub use rig::Rig;
 pub use route::Route;
 pub use upstream::{Seen, Upstream, digest};
 pub use wire::{QuotaHeaders, Wire};

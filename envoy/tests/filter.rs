@@ -73,6 +73,7 @@ fn the_published_tags_turn_names_into_labels() {
         ("reason", "within_quota"),
     ];
     rig.envoy().expect_metric("quota_gate_requests", &labels, 2);
+    rig.envoy().expect_decisions(&[("within_quota", 2)]);
     let failures = [("backend", "quota"), ("cause", "timeout")];
     rig.envoy()
         .expect_metric("quota_gate_failures", &failures, 2);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use envoy_harness::eventually::eventually;
-use envoy_harness::{Protocol, Rig, Route, digest, send_all};
+use envoy_harness::{Envoy, Protocol, Request, Rig, Route, digest, send_all, validate};
 use serde_json::json;
 
 #[test]
@@ -235,4 +235,52 @@ fn nothing_of_a_rig_is_left_when_it_is_dropped() {
     drop(rig);
 
     assert!(!std::fs::exists(&process).expect("/proc can be read"));
+}
+
+#[test]
+fn envoy_dies_with_a_test_process_that_is_killed() {
+    if let Some(file) = std::env::var_os("RIG_PID_FILE") {
+        let rig = Rig::builder().without_filter().start();
+        std::fs::write(file, rig.envoy().pid().to_string()).expect("the file is written");
+        // Until the other side kills this process.
+        let _ = rig.upstream().expect_requests(1);
+        unreachable!("nobody sends a request");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("pid");
+    let mut other = std::process::Command::new(std::env::current_exe().expect("a path"))
+        .args(["--exact", "envoy_dies_with_a_test_process_that_is_killed"])
+        .env("RIG_PID_FILE", &file)
+        .env("TMPDIR", folder.path())
+        .spawn()
+        .expect("the test runs once more");
+    let pid = eventually("the other side's Envoy runs", || {
+        std::fs::read_to_string(&file).ok()?.parse::<u32>().ok()
+    });
+
+    other.kill().expect("it can be killed");
+    other.wait().expect("it can be reaped");
+
+    eventually("its Envoy is gone", || {
+        let state = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+        // A zombie that its new parent has not reaped yet is dead, too.
+        state
+            .map_or(true, |state| state.contains(") Z "))
+            .then_some(())
+    });
+}
+
+#[test]
+fn any_bootstrap_can_be_judged_and_started() {
+    let rig = Rig::builder().without_filter().start();
+    let bootstrap = rig.bootstrap();
+
+    assert!(validate(bootstrap).expect("Envoy is there").accepted);
+    assert!(!validate("admin: 1").expect("Envoy is there").accepted);
+    let second = Envoy::start(bootstrap, 1).expect("it starts");
+
+    assert_ne!(second.listener("gated"), rig.address());
+    let request = Request::new(second.listener("gated"), "GET", "/");
+    request.send().expect_status(200);
+    rig.upstream().expect_requests(1);
 }
