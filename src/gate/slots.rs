@@ -300,6 +300,7 @@ mod tests {
         let mut shared = Raced {
             plain: PlainShared::default(),
             races: 4,
+            loads: 0,
         };
 
         assert_eq!(
@@ -315,6 +316,7 @@ mod tests {
         let mut shared = Raced {
             plain: PlainShared::default(),
             races: 5,
+            loads: 0,
         };
 
         assert_eq!(append(&slots, &mut shared, 0, b"x"), Err(Contended));
@@ -338,6 +340,19 @@ mod tests {
             );
         }
         assert_eq!(find(&slots, &mut shared, 4), None);
+    }
+
+    #[test]
+    fn probing_ends_where_nothing_was_ever_written() {
+        let slots = Slots::new("test", KIND, 64);
+        let mut shared = Raced {
+            plain: PlainShared::default(),
+            races: 0,
+            loads: 0,
+        };
+
+        assert!(slots.probe(&mut shared, 99, |_| Claim::Taken).is_some());
+        assert_eq!(shared.loads, 1);
     }
 
     #[test]
@@ -376,10 +391,12 @@ mod tests {
     struct Raced {
         plain: PlainShared,
         races: u32,
+        loads: u32,
     }
 
     impl Shared for Raced {
         fn load(&mut self, key: &str) -> (Vec<u8>, Version) {
+            self.loads += 1;
             let seen = self.plain.load(key);
             if let Some(left) = self.races.checked_sub(1) {
                 self.races = left;

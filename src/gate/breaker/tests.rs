@@ -199,6 +199,7 @@ fn open_times_grow_within_their_bounds_up_to_the_cap() {
     let secs = Duration::from_secs;
     let ceilings = [1, 2, 4, 8, 16, 30, 30, 30].map(secs);
     let mut longest = [Duration::ZERO; 8];
+    let mut capped = 0;
     for seed in 0..200 {
         let mut world = World::new(1, settings());
         world.breakers[0] = Breaker::new(1, settings(), seed);
@@ -207,6 +208,7 @@ fn open_times_grow_within_their_bounds_up_to_the_cap() {
             let open_for = world.breakers[0].open_for(world.now).unwrap();
             assert!(open_for >= Duration::from_millis(500), "{open_for:?}");
             assert!(open_for <= *ceiling, "{open_for:?}");
+            capped += u32::from(open_for == Duration::from_secs(30));
             *longest = open_for.max(*longest);
             world.now = world.now.after(open_for);
             world.call(0, Failure).unwrap();
@@ -215,6 +217,7 @@ fn open_times_grow_within_their_bounds_up_to_the_cap() {
     for (ceiling, longest) in ceilings.iter().zip(longest) {
         assert!(longest > *ceiling * 9 / 10, "jitter uses the whole range");
     }
+    assert!(capped < 3, "jitter is spread below the cap, too: {capped}");
 }
 
 #[test]
@@ -225,10 +228,7 @@ fn closing_starts_the_open_times_anew() {
         world.wait_for(HalfOpen);
         world.call(0, Failure).unwrap();
     }
-    world.wait_for(HalfOpen);
-    for _ in 0..world.settings.half_open_calls {
-        world.call(0, Success).unwrap();
-    }
+    world.close();
 
     world.trip();
 
@@ -270,6 +270,71 @@ fn results_of_calls_from_before_it_tripped_are_ignored() {
     assert_eq!(world.states(), [Open, Open]);
     world.wait_for(HalfOpen);
     assert_eq!(world.told().len(), 2);
+}
+
+#[test]
+fn a_late_result_does_not_lose_what_was_gathered_since() {
+    let mut world = World::new(1, settings());
+    let late = world.permit(0).unwrap();
+    world.trip();
+    world.close();
+    for _ in 0..20 {
+        world.call(0, Success).unwrap();
+    }
+
+    world.record(0, late, Failure);
+    for _ in 0..20 {
+        world.tick();
+        world.call(0, Success).unwrap();
+        world.record(0, late, Failure);
+    }
+    for n in 0..30 {
+        let outcome = if n % 4 == 3 { Success } else { Failure };
+        world.call(0, outcome).unwrap();
+    }
+
+    assert_eq!(world.states(), [Closed], "23 of 70 calls failed");
+}
+
+#[test]
+fn a_worker_that_slept_through_a_round_counts_nothing_of_before() {
+    let sensitive = BreakerSettings {
+        consecutive_failures: 1,
+        ..settings()
+    };
+    let mut world = World::new(2, sensitive);
+    let early = world.permit(1).unwrap();
+    let asleep = world.breakers[1].clone();
+    world.trip();
+    world.close();
+    world.told();
+    world.breakers[1] = asleep;
+
+    world.record(1, early, Failure);
+    world.tick();
+
+    assert_eq!(world.states(), [Closed, Closed]);
+    assert_eq!(world.told(), []);
+}
+
+#[test]
+fn an_open_time_above_the_cap_is_not_believed() {
+    let mut world = World::new(2, settings());
+    let terms = world.breakers[0].terms.clone();
+    let long = BreakerSettings {
+        open_for: Duration::from_secs(86_400),
+        open_for_max: Duration::from_secs(86_400),
+        ..settings()
+    };
+    world.breakers[0] = Breaker::new(1, long, 0);
+    world.breakers[0].terms.identity = terms.identity;
+    world.trip();
+    world.breakers.remove(0);
+
+    world.tick();
+    let refused = world.permit(0).unwrap_err();
+    assert_eq!(refused.retry_after, Duration::from_secs(30) - TICK);
+    world.wait_for(HalfOpen);
 }
 
 // Half-open.
@@ -350,6 +415,20 @@ fn a_trial_slot_of_a_dead_worker_lapses() {
     world.record(1, next, Success);
     world.tick();
     assert_eq!(world.states(), [Closed, Closed]);
+}
+
+#[test]
+fn lapsed_trial_slots_leave_the_record() {
+    let mut world = World::new(1, settings());
+    world.trip();
+    world.wait_for(HalfOpen);
+    for _ in 0..1_000 {
+        world.permit(0).unwrap();
+        world.now = world.now.after(Duration::from_secs(1));
+    }
+
+    let longest = world.slots().map(|(value, _)| value.len()).max();
+    assert!(longest < Some(100), "{longest:?}");
 }
 
 #[test]
@@ -726,6 +805,24 @@ fn a_wall_that_jumps_back_does_not_stop_the_counts() {
 }
 
 #[test]
+fn a_wall_that_jumps_back_does_not_keep_the_window_from_moving() {
+    let mut world = World::new(1, settings());
+    for n in 0..18 {
+        let outcome = if n % 2 == 0 { Failure } else { Success };
+        world.call(0, outcome).unwrap();
+    }
+    world.now = Wall(world.now.0 - 36_000_000_000_000);
+    world.call(0, Success).unwrap();
+    world.tick();
+    world.now = world.now.after(world.settings.window);
+
+    world.call(0, Failure).unwrap();
+    world.call(0, Failure).unwrap();
+
+    assert_eq!(world.states(), [Closed]);
+}
+
+#[test]
 fn a_wall_that_jumps_forward_ends_the_open_time_early() {
     let mut world = World::new(2, settings());
     world.trip();
@@ -846,6 +943,15 @@ impl World {
         assert_eq!(self.breakers[0].state(), Open);
     }
 
+    /// Lets an open breaker become half-open, and passes the trial calls.
+    fn close(&mut self) {
+        self.wait_for(HalfOpen);
+        for _ in 0..self.settings.half_open_calls {
+            self.call(0, Success).unwrap();
+        }
+        assert_eq!(self.breakers[0].state(), Closed);
+    }
+
     #[track_caller]
     fn wait_for(&mut self, state: State) {
         let patience = self.settings.open_for_max.as_millis() / TICK.as_millis() + 2;
@@ -892,6 +998,11 @@ impl World {
                 self.shared.store(&key, garbage, version);
             }
         }
+    }
+
+    fn slots(&mut self) -> impl Iterator<Item = (Vec<u8>, Version)> {
+        let key = |index| format!("quota_gate/1/breaker/{index}");
+        (0..SLOTS).map(move |index| self.shared.load(&key(index)))
     }
 }
 
