@@ -18,6 +18,7 @@ pub mod value;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::language::Language;
 use crate::time::Wall;
 
 /// The whole configuration of one plugin.
@@ -63,6 +64,8 @@ pub struct Backend {
     pub authority: String,
     /// The language it speaks.
     pub preset: Preset,
+    /// The language of [`Preset::Custom`].
+    pub custom: Option<Rc<Language>>,
     /// The path to call; `None` for the preset's.
     pub path: Option<String>,
     /// Limitador's namespace, envoyproxy/ratelimit's domain, and so on.
@@ -82,12 +85,31 @@ pub struct Backend {
 /// The languages that backends speak. The rules of each are data, in `wire::preset`.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Preset {
+    /// What the backend's own `custom` rules say.
+    Custom,
     /// envoyproxy/ratelimit's `POST /json`.
     EnvoyRatelimit,
+    /// Gubernator's `POST /v1/GetRateLimits`.
+    Gubernator,
     /// Our own: headers only, no body.
     Headers,
     /// Kuadrant Limitador's `POST /check_and_report`.
     Limitador,
+    /// ThrottleCrab's `POST /throttle`.
+    Throttlecrab,
+    /// Unkey's `POST /v2/ratelimit.limit`.
+    Unkey,
+}
+
+impl Preset {
+    /// Whether it tells the backend the quota with every check, so that the policy must have one.
+    #[must_use]
+    pub const fn needs_quota(self) -> bool {
+        match self {
+            Self::Gubernator | Self::Throttlecrab | Self::Unkey => true,
+            Self::Custom | Self::EnvoyRatelimit | Self::Headers | Self::Limitador => false,
+        }
+    }
 }
 
 /// A backend's statuses by meaning; what is in none of them is a failure.
@@ -165,6 +187,8 @@ pub struct Policy {
     pub host_budget: Duration,
     /// How long answers may be used again.
     pub cache: CacheTtls,
+    /// The quota, for backends that are told it with every check.
+    pub quota: Option<QuotaTerms>,
     /// Units asked for ahead of need.
     pub lease: Option<LeaseTerms>,
     /// Whether a denial is carried out.
@@ -280,6 +304,17 @@ impl FailureMode {
 /// A limit that this process keeps by itself, per key.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct LocalLimit {
+    /// Units in each `per`.
+    pub units: u64,
+    /// The time in which they grow back.
+    pub per: Duration,
+    /// Units that may be used at once.
+    pub burst: u64,
+}
+
+/// The terms of a quota, for backends that keep the books but not the rules.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct QuotaTerms {
     /// Units in each `per`.
     pub units: u64,
     /// The time in which they grow back.

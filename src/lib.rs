@@ -37,6 +37,7 @@ pub mod denial;
 pub mod descriptor;
 pub mod fields;
 pub mod gate;
+pub mod language;
 pub mod metadata;
 pub mod request;
 pub mod shared;

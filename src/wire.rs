@@ -15,28 +15,14 @@ use std::borrow::Cow;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::config::{Backend, Statuses};
+use crate::config::{Backend, QuotaTerms, Statuses};
 use crate::decision::{CheckError, Limits};
 use crate::descriptor::Entries;
+use crate::language::{Language, Piece, Text};
 use crate::text;
 use crate::time::Wall;
 
-use reply::Rules;
-use template::{Context, Shape};
-
-/// A text that is a constant in a preset and owned elsewhere.
-pub type Text = Cow<'static, str>;
-/// A list that is a constant in a preset and owned elsewhere.
-pub type List<T> = Cow<'static, [T]>;
-
-/// How one kind of backend is spoken to.
-#[derive(Clone, Debug)]
-pub struct Language {
-    /// How a check is asked.
-    pub request: Shape,
-    /// How the reply is read.
-    pub reply: Rules,
-}
+use template::Context;
 
 /// One check to be asked.
 #[derive(Clone, Debug)]
@@ -49,6 +35,8 @@ pub struct Check<'a> {
     pub cost_min: Option<u64>,
     /// The policy's name.
     pub policy: &'a str,
+    /// The policy's quota, for backends that are told it.
+    pub quota: Option<QuotaTerms>,
     /// The matched route's name.
     pub route: Option<&'a [u8]>,
     /// The request's id, for tracing.
@@ -141,6 +129,7 @@ pub struct Wire {
     namespace: String,
     statuses: Statuses,
     fixed: Rc<[(Text, Vec<u8>)]>,
+    has_fixed_path: bool,
 }
 
 impl Wire {
@@ -151,9 +140,10 @@ impl Wire {
     /// of the connection, `x-envoy-*`, and the language's own.
     #[must_use]
     pub fn new(backend: &Backend) -> Self {
-        let language = preset::language(backend.preset);
+        let language = preset::language(backend);
         let fixed = fixed_headers(&language, backend);
         Self {
+            has_fixed_path: fixed.iter().any(|(name, _)| name == ":path"),
             language,
             namespace: backend.namespace.clone(),
             statuses: backend.statuses.clone(),
@@ -165,7 +155,11 @@ impl Wire {
     #[must_use]
     pub fn encode(&self, check: &Check<'_>) -> Message {
         let shape = &self.language.request;
-        let mut own = Vec::with_capacity(shape.headers.len());
+        let mut own = Vec::with_capacity(shape.headers.len().saturating_add(1));
+        if !self.has_fixed_path {
+            let path = template::render(&shape.path, Context::Path, check, &self.namespace);
+            own.push((":path".into(), path.unwrap_or_default()));
+        }
         for header in shape.headers.iter() {
             let value = template::render(&header.value, Context::Header, check, &self.namespace);
             if let Some(value) = value {
@@ -192,12 +186,15 @@ impl Wire {
 
 fn fixed_headers(language: &Language, backend: &Backend) -> Vec<(Text, Vec<u8>)> {
     let shape = &language.request;
-    let path = backend.path.as_deref().unwrap_or(&shape.path);
     let mut fixed: Vec<(Text, Vec<u8>)> = vec![
         (":method".into(), shape.method.as_bytes().to_vec()),
-        (":path".into(), clean(path)),
         (":authority".into(), clean(&backend.authority)),
     ];
+    match (&backend.path, &*shape.path) {
+        (Some(path), _) => fixed.push((":path".into(), clean(path))),
+        (None, [Piece::Raw(path)]) => fixed.push((":path".into(), clean(path))),
+        (None, _) => {}
+    }
     if !shape.body.is_empty() {
         fixed.push(("content-type".into(), b"application/json".to_vec()));
     }

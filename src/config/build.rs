@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::check::{At, is_valid};
 use super::keys::{
     self, Key, backend, breaker, cache, client_ip, cors, cost, denial, emergency, entry, lease,
-    local_limit, mode_header, policy, route, route_match, statuses,
+    local_limit, mode_header, policy, quota, route, route_match, statuses,
 };
 use super::node::Node;
 use super::problem::{ProblemKind, Problems, all_of, one_of};
@@ -15,8 +15,8 @@ use super::value::Value;
 use super::{
     Backend, BreakerSettings, CacheTtls, Choice, Config, Cost, DenialStyle, Emergency,
     EmergencyMode, Enforcement, EntrySpec, FailureMode, LeaseTerms, LocalLimit, OnMissing, Policy,
-    Preset, PropertyType, RateLimitHeaders, Route, RouteMatch, Source, StatusPattern, Statuses,
-    largest_timeout, timestamp, units,
+    Preset, PropertyType, QuotaTerms, RateLimitHeaders, Route, RouteMatch, Source, StatusPattern,
+    Statuses, largest_timeout, timestamp, units,
 };
 
 /// Builds a configuration and collects its problems.
@@ -97,6 +97,7 @@ impl Builder {
                 .to_owned(),
             breaker,
             cluster: cluster.to_owned(),
+            custom: None,
             headers: headers(node, &backend::HEADERS),
             index,
             max_pending: node.small_count(&backend::MAX_PENDING),
@@ -105,7 +106,10 @@ impl Builder {
             path: owned(node.given_text(&backend::PATH)),
             preset: match node.text(&backend::PRESET) {
                 "envoy_ratelimit" => Preset::EnvoyRatelimit,
+                "gubernator" => Preset::Gubernator,
                 "limitador" => Preset::Limitador,
+                "throttlecrab" => Preset::Throttlecrab,
+                "unkey" => Preset::Unkey,
                 _ => Preset::Headers,
             },
             statuses: self.statuses(&node.table(&backend::STATUSES)),
@@ -187,11 +191,15 @@ impl Builder {
                 .then(|| local_limit(&node.table(&policy::LOCAL_LIMIT))),
             name: Rc::from(name),
             on_missing: OnMissing::Deny,
+            quota: node
+                .has(&policy::QUOTA)
+                .then(|| quota_terms(&node.table(&policy::QUOTA))),
             rate_limit_headers: RateLimitHeaders::Draft,
             timeout,
         };
         self.apply(node, &mut policy);
         self.check_timeout(node, &policy);
+        self.check_quota(node, &policy);
         if policy.failure_mode == FailureMode::FailLocal && policy.local_limit.is_none() {
             let expected = "an object with `units` and `per`, for `fail_local`".to_owned();
             let path = node.at.missing(policy::LOCAL_LIMIT.name).path();
@@ -315,6 +323,27 @@ impl Builder {
             max,
         };
         self.problems.add(node.at(key).path(), kind);
+    }
+
+    /// A quota is there where the backend is told one, and nowhere else.
+    fn check_quota(&mut self, node: &Node<'_>, policy: &Policy) {
+        let Some(backend) = self.backends.get(policy.backend) else {
+            return;
+        };
+        let preset = backend.preset;
+        if preset.needs_quota() && policy.quota.is_none() {
+            let name = &backend.name;
+            let expected = format!("an object with `units` and `per`: backend `{name}` is told it");
+            let path = node.at.missing(policy::QUOTA.name).path();
+            self.problems.add(path, ProblemKind::Missing { expected });
+        } else if policy.quota.is_some() && !preset.needs_quota() && preset != Preset::Custom {
+            let name = &backend.name;
+            let with = format!("backend `{name}` has quotas of its own and is not told this one");
+            self.problems.add(
+                node.at(&policy::QUOTA).path(),
+                ProblemKind::Conflict { with },
+            );
+        }
     }
 
     fn descriptor(&mut self, policy: &Node<'_>) -> Vec<EntrySpec> {
@@ -493,6 +522,15 @@ fn local_limit(node: &Node<'_>) -> LocalLimit {
     LocalLimit {
         burst: node.given_count(&local_limit::BURST).unwrap_or(units),
         per: node.duration(&local_limit::PER),
+        units,
+    }
+}
+
+fn quota_terms(node: &Node<'_>) -> QuotaTerms {
+    let units = node.count(&quota::UNITS);
+    QuotaTerms {
+        burst: node.given_count(&quota::BURST).unwrap_or(units),
+        per: node.duration(&quota::PER),
         units,
     }
 }

@@ -234,6 +234,9 @@ table! { policy POLICY "policy" "How a request is handled." {
     LOCAL_LIMIT "local_limit" Kind::Table(&local_limit::LOCAL_LIMIT),
         otherwise!("none; `fail_local` requires one"),
         "The limit that this process keeps by itself, per key, for `fail_local`.";
+    QUOTA "quota" Kind::Table(&quota::QUOTA),
+        otherwise!("none; the presets `gubernator`, `throttlecrab` and `unkey` require one"),
+        "The quota itself, for backends that are told it with every check.";
     TIMEOUT "timeout" TIMEOUT_KIND, otherwise!("the backend's"),
         "How long a request waits for its check.";
     HOST_BUDGET "host_budget" HOST_BUDGET_KIND, otherwise!("the top-level one"),
@@ -304,6 +307,15 @@ table! { local_limit LOCAL_LIMIT "local_limit"
         "The time in which the units grow back.";
     BURST "burst" Kind::Count(1, 1_000_000_000), otherwise!("the same as `units`"),
         "Units that may be used at once.";
+}}
+
+table! { quota QUOTA "quota" "The quota that a backend is told with every check." {
+    UNITS "units" Kind::Count(1, 1_000_000_000), Presence::Required,
+        "Units in each `per`.";
+    PER "per" Kind::Duration("1s", "720h"), Presence::Required,
+        "The time in which the units grow back; `throttlecrab` takes whole seconds, rounded up.";
+    BURST "burst" Kind::Count(1, 1_000_000_000), otherwise!("the same as `units`"),
+        "Units that may be used at once; `gubernator` and `unkey` do not know it.";
 }}
 
 table! { cache CACHE "cache" "How long answers may be used again; `0s` switches each one off." {
@@ -410,7 +422,14 @@ table! { emergency EMERGENCY "emergency" "Lets requests through for a while; end
 }}
 
 /// The words of `preset`.
-pub const PRESETS: &[&str] = &["headers", "limitador", "envoy_ratelimit"];
+pub const PRESETS: &[&str] = &[
+    "headers",
+    "limitador",
+    "envoy_ratelimit",
+    "gubernator",
+    "throttlecrab",
+    "unkey",
+];
 /// The words of `failure_mode`.
 pub const FAILURE_MODES: &[&str] = &["fail_open", "fail_closed", "fail_local"];
 /// The words of `enforcement`.

@@ -471,6 +471,7 @@ pub(crate) fn policy_of(descriptor: Vec<EntrySpec>) -> Policy {
         timeout: Duration::from_millis(80),
         host_budget: Duration::from_secs(1),
         cache: CacheTtls::default(),
+        quota: None,
         lease: None,
         enforcement: Enforcement::Enforce,
         on_missing: OnMissing::Deny,

@@ -5,12 +5,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::language::{Text, Unit};
 use crate::text;
 use crate::time::Wall;
-use crate::wire::{List, Text};
-
-/// A JSON pointer (RFC 6901), taken apart: the members' names and elements' numbers on the way.
-pub type Pointer = List<Text>;
 
 /// What is at `pointer` in `value`.
 #[must_use]
@@ -23,24 +20,6 @@ pub fn at<'a>(value: &'a Value, pointer: &[Text]) -> Option<&'a Value> {
         Value::Object(members) => members.get(&**step),
         Value::Bool(_) | Value::Null | Value::Number(_) | Value::String(_) => None,
     })
-}
-
-/// What a number stands for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Unit {
-    /// Milliseconds since 1970.
-    EpochMillis,
-    /// Seconds since 1970.
-    EpochSeconds,
-    /// A length of time in milliseconds.
-    Millis,
-    /// A length of time in seconds; in a header also an HTTP date.
-    Seconds,
-    /// Seconds; from a thousand million on, seconds since 1970. Both are seen in
-    /// `x-ratelimit-reset`.
-    SecondsOrEpoch,
-    /// One of `SECOND`, `MINUTE`, `HOUR`, `DAY`, `WEEK`, `MONTH`, `YEAR`: its length.
-    Word,
 }
 
 /// The yes or no that a value is; `None` where it is neither.

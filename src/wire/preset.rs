@@ -5,19 +5,24 @@
 
 use std::borrow::Cow;
 
-use crate::config::{Preset, StatusPattern};
-use crate::wire::json::{Pointer, Unit};
-use crate::wire::reply::{BodyRules, Place, Reading, Rules, Target, Test, Want};
-use crate::wire::template::{HeaderShape, Piece, Shape, Slot};
-use crate::wire::{Language, List, Text};
+use crate::config::{Backend, Preset, StatusPattern};
+use crate::language::{
+    BodyRules, HeaderShape, Language, List, Piece, Place, Pointer, Reading, Rules, Shape, Slot,
+    Target, Test, Text, Unit, Want,
+};
 
-/// The language of a preset.
+/// The language of a backend.
 #[must_use]
-pub const fn language(preset: Preset) -> Cow<'static, Language> {
-    Cow::Borrowed(match preset {
-        Preset::EnvoyRatelimit => &ENVOY_RATELIMIT,
-        Preset::Headers => &HEADERS,
-        Preset::Limitador => &LIMITADOR,
+pub fn language(backend: &Backend) -> Cow<'static, Language> {
+    Cow::Borrowed(match (backend.preset, &backend.custom) {
+        (Preset::Custom, Some(custom)) => return Cow::Owned((**custom).clone()),
+        // A configuration has rules wherever it says `custom`.
+        (Preset::Custom, None) | (Preset::Headers, _) => &HEADERS,
+        (Preset::EnvoyRatelimit, _) => &ENVOY_RATELIMIT,
+        (Preset::Gubernator, _) => &GUBERNATOR,
+        (Preset::Limitador, _) => &LIMITADOR,
+        (Preset::Throttlecrab, _) => &THROTTLECRAB,
+        (Preset::Unkey, _) => &UNKEY,
     })
 }
 
@@ -36,7 +41,7 @@ pub const fn language(preset: Preset) -> Cow<'static, Language> {
 static HEADERS: Language = Language {
     request: Shape {
         method: text("POST"),
-        path: text("/check"),
+        path: Cow::Borrowed(&[raw("/check")]),
         headers: Cow::Borrowed(&[
             header("x-quota-descriptor", &[Piece::Slot(Slot::Descriptor)]),
             header("x-quota-cost", &[Piece::Slot(Slot::Cost)]),
@@ -67,7 +72,7 @@ static HEADERS: Language = Language {
 static LIMITADOR: Language = Language {
     request: Shape {
         method: text("POST"),
-        path: text("/check_and_report"),
+        path: Cow::Borrowed(&[raw("/check_and_report")]),
         headers: Cow::Borrowed(&[REQUEST_ID]),
         body: Cow::Borrowed(&[
             raw("{\"namespace\":\""),
@@ -102,7 +107,7 @@ static LIMITADOR: Language = Language {
 static ENVOY_RATELIMIT: Language = Language {
     request: Shape {
         method: text("POST"),
-        path: text("/json"),
+        path: Cow::Borrowed(&[raw("/json")]),
         headers: Cow::Borrowed(&[REQUEST_ID]),
         body: Cow::Borrowed(&[
             raw("{\"domain\":\""),
@@ -156,6 +161,180 @@ const LIMIT_REMAINING: &[Text] = &[text("limitRemaining")];
 const DURATION_UNTIL_RESET: &[Text] = &[text("durationUntilReset")];
 const UNIT: &[Text] = &[text("currentLimit"), text("unit")];
 
+/// Gubernator, over its HTTP gateway.
+///
+/// A key of ours is a name (the name space and the policy, whose quota it is) and a unique key.
+/// Over the limit is 200 like everything else; an item's `error` is a failure, and so is every
+/// other status. Its 64-bit numbers come in quotes.
+static GUBERNATOR: Language = Language {
+    request: Shape {
+        method: text("POST"),
+        path: Cow::Borrowed(&[raw("/v1/GetRateLimits")]),
+        headers: Cow::Borrowed(&[REQUEST_ID]),
+        body: Cow::Borrowed(&[
+            raw("{\"requests\":[{\"name\":\""),
+            Piece::Slot(Slot::Namespace),
+            raw("/"),
+            Piece::Slot(Slot::Policy),
+            raw("\",\"unique_key\":\""),
+            Piece::Slot(Slot::Descriptor),
+            raw("\",\"hits\":\""),
+            Piece::Slot(Slot::Cost),
+            raw("\",\"limit\":\""),
+            Piece::Slot(Slot::QuotaUnits),
+            raw("\",\"duration\":\""),
+            Piece::Slot(Slot::QuotaMillis),
+            raw("\"}]}"),
+        ]),
+    },
+    reply: Rules {
+        allow: Cow::Borrowed(&[StatusPattern::Exact(200)]),
+        deny: Cow::Borrowed(&[]),
+        reject: Cow::Borrowed(&[]),
+        body: Some(BodyRules {
+            error: Cow::Borrowed(&[Pointer::Borrowed(GUBERNATOR_ERROR)]),
+            reject: Cow::Borrowed(&[]),
+            deny: Cow::Borrowed(&[Test {
+                pointer: Pointer::Borrowed(GUBERNATOR_STATUS),
+                want: Want::OneOf(Cow::Borrowed(&[text("OVER_LIMIT"), text("1")])),
+            }]),
+            allow: Cow::Borrowed(&[Test {
+                pointer: Pointer::Borrowed(GUBERNATOR_STATUS),
+                want: Want::OneOf(Cow::Borrowed(&[text("UNDER_LIMIT"), text("0")])),
+            }]),
+            each: None,
+        }),
+        readings: Cow::Borrowed(&[
+            from_body(Target::Limit, GUBERNATOR_LIMIT, Unit::Seconds),
+            from_body(Target::Remaining, GUBERNATOR_REMAINING, Unit::Seconds),
+            from_body(Target::Reset, GUBERNATOR_RESET_TIME, Unit::EpochMillis),
+        ]),
+    },
+};
+
+/// ThrottleCrab's HTTP API: a GCRA whose rules come with every request, in whole seconds.
+///
+/// 200 for yes and no alike; 400 and 500 are failures.
+static THROTTLECRAB: Language = Language {
+    request: Shape {
+        method: text("POST"),
+        path: Cow::Borrowed(&[raw("/throttle")]),
+        headers: Cow::Borrowed(&[REQUEST_ID]),
+        body: Cow::Borrowed(&[
+            raw("{\"key\":\""),
+            Piece::Slot(Slot::Namespace),
+            raw("/"),
+            Piece::Slot(Slot::Policy),
+            raw("?"),
+            Piece::Slot(Slot::Descriptor),
+            raw("\",\"max_burst\":"),
+            Piece::Slot(Slot::QuotaBurst),
+            raw(",\"count_per_period\":"),
+            Piece::Slot(Slot::QuotaUnits),
+            raw(",\"period\":"),
+            Piece::Slot(Slot::QuotaSeconds),
+            raw(",\"quantity\":"),
+            Piece::Slot(Slot::Cost),
+            raw("}"),
+        ]),
+    },
+    reply: Rules {
+        allow: Cow::Borrowed(&[StatusPattern::Exact(200)]),
+        deny: Cow::Borrowed(&[]),
+        reject: Cow::Borrowed(&[]),
+        body: Some(BodyRules {
+            error: Cow::Borrowed(&[]),
+            reject: Cow::Borrowed(&[]),
+            deny: Cow::Borrowed(&[Test {
+                pointer: Pointer::Borrowed(ALLOWED),
+                want: Want::Falsy,
+            }]),
+            allow: Cow::Borrowed(&[Test {
+                pointer: Pointer::Borrowed(ALLOWED),
+                want: Want::Truthy,
+            }]),
+            each: None,
+        }),
+        readings: Cow::Borrowed(&[
+            from_body(Target::Limit, LIMIT, Unit::Seconds),
+            from_body(Target::Remaining, REMAINING, Unit::Seconds),
+            from_body(Target::Reset, RESET_AFTER, Unit::Seconds),
+            from_body(Target::RetryAfter, RETRY_AFTER, Unit::Seconds),
+        ]),
+    },
+};
+
+/// Unkey's rate limit API, version 2. The root key goes into the backend's `headers`.
+///
+/// Every decision is 200. Its 429 means that the operator's own workspace is throttled, and 401 or
+/// 403 that the root key is not good: failures, none of them the client's fault.
+static UNKEY: Language = Language {
+    request: Shape {
+        method: text("POST"),
+        path: Cow::Borrowed(&[raw("/v2/ratelimit.limit")]),
+        headers: Cow::Borrowed(&[REQUEST_ID]),
+        body: Cow::Borrowed(&[
+            raw("{\"namespace\":\""),
+            Piece::Slot(Slot::Namespace),
+            raw("\",\"identifier\":\""),
+            Piece::Slot(Slot::Policy),
+            raw("?"),
+            Piece::Slot(Slot::Descriptor),
+            raw("\",\"limit\":"),
+            Piece::Slot(Slot::QuotaUnits),
+            raw(",\"duration\":"),
+            Piece::Slot(Slot::QuotaMillis),
+            raw(",\"cost\":"),
+            Piece::Slot(Slot::Cost),
+            raw("}"),
+        ]),
+    },
+    reply: Rules {
+        allow: Cow::Borrowed(&[StatusPattern::Exact(200)]),
+        deny: Cow::Borrowed(&[]),
+        reject: Cow::Borrowed(&[]),
+        body: Some(BodyRules {
+            error: Cow::Borrowed(&[Pointer::Borrowed(ERROR)]),
+            reject: Cow::Borrowed(&[]),
+            deny: Cow::Borrowed(&[Test {
+                pointer: Pointer::Borrowed(DATA_SUCCESS),
+                want: Want::Falsy,
+            }]),
+            allow: Cow::Borrowed(&[Test {
+                pointer: Pointer::Borrowed(DATA_SUCCESS),
+                want: Want::Truthy,
+            }]),
+            each: None,
+        }),
+        readings: Cow::Borrowed(&[
+            from_body(Target::Limit, DATA_LIMIT, Unit::Seconds),
+            from_body(Target::Remaining, DATA_REMAINING, Unit::Seconds),
+            from_body(Target::Reset, DATA_RESET, Unit::EpochMillis),
+        ]),
+    },
+};
+
+// The members of Gubernator's replies: to one request, one response.
+const GUBERNATOR_ERROR: &[Text] = &[text("responses"), text("0"), text("error")];
+const GUBERNATOR_LIMIT: &[Text] = &[text("responses"), text("0"), text("limit")];
+const GUBERNATOR_REMAINING: &[Text] = &[text("responses"), text("0"), text("remaining")];
+const GUBERNATOR_RESET_TIME: &[Text] = &[text("responses"), text("0"), text("reset_time")];
+const GUBERNATOR_STATUS: &[Text] = &[text("responses"), text("0"), text("status")];
+
+// The members of ThrottleCrab's replies.
+const ALLOWED: &[Text] = &[text("allowed")];
+const LIMIT: &[Text] = &[text("limit")];
+const REMAINING: &[Text] = &[text("remaining")];
+const RESET_AFTER: &[Text] = &[text("reset_after")];
+const RETRY_AFTER: &[Text] = &[text("retry_after")];
+
+// The members of Unkey's replies.
+const DATA_LIMIT: &[Text] = &[text("data"), text("limit")];
+const DATA_REMAINING: &[Text] = &[text("data"), text("remaining")];
+const DATA_RESET: &[Text] = &[text("data"), text("reset")];
+const DATA_SUCCESS: &[Text] = &[text("data"), text("success")];
+const ERROR: &[Text] = &[text("error")];
+
 /// Calls of the host carry no request id of their own.
 const REQUEST_ID: HeaderShape = header("x-request-id", &[Piece::Slot(Slot::RequestId)]);
 
@@ -195,6 +374,15 @@ const fn from_item(target: Target, pointer: &'static [Text], unit: Unit) -> Read
     Reading {
         target,
         place: Place::Item(Pointer::Borrowed(pointer)),
+        unit,
+        missing: None,
+    }
+}
+
+const fn from_body(target: Target, pointer: &'static [Text], unit: Unit) -> Reading {
+    Reading {
+        target,
+        place: Place::Pointer(Pointer::Borrowed(pointer)),
         unit,
         missing: None,
     }

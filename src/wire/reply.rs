@@ -1,4 +1,4 @@
-//! Reply rules, and the one reader that applies them.
+//! Applies reply rules to replies.
 //!
 //! The status comes first: what neither the configuration nor the language knows is a failure. Then
 //! a language with body rules looks into a body whose status says yes, because many backends say no
@@ -10,104 +10,10 @@ use serde_json::Value;
 
 use crate::config::{StatusPattern, Statuses};
 use crate::decision::{CheckError, Limits};
+use crate::language::{BodyRules, Place, Pointer, Reading, Rules, Target, Text, Want};
 use crate::text;
-use crate::wire::json::{self, Pointer, Unit};
-use crate::wire::{BODY_BYTES_MAX, Caching, List, RawReply, Reply, ReplyOutcome, Text, structured};
-
-/// How a language's replies are read.
-#[derive(Clone, Debug)]
-pub struct Rules {
-    /// Statuses that say yes.
-    pub allow: List<StatusPattern>,
-    /// Statuses that say no.
-    pub deny: List<StatusPattern>,
-    /// Statuses that say that the key is not valid.
-    pub reject: List<StatusPattern>,
-    /// How the body decides, where the status alone does not.
-    pub body: Option<BodyRules>,
-    /// Where numbers are found; of several places for one, the first that has it counts.
-    pub readings: List<Reading>,
-}
-
-/// How a JSON body decides: the first that holds of error, reject, deny, allow. If none does, the
-/// reply is bad.
-#[derive(Clone, Debug)]
-pub struct BodyRules {
-    /// Members that, where they are there and not empty, make the reply a failure.
-    pub error: List<Pointer>,
-    /// Any of these rejects the key.
-    pub reject: List<Test>,
-    /// Any of these denies.
-    pub deny: List<Test>,
-    /// Any of these grants.
-    pub allow: List<Test>,
-    /// A list of limits of which only the tightest is read, by [`Place::Item`].
-    pub each: Option<Pointer>,
-}
-
-/// A test on one member of the body.
-#[derive(Clone, Debug)]
-pub struct Test {
-    /// Where it is.
-    pub pointer: Pointer,
-    /// What it must be; a member that is not there is nothing.
-    pub want: Want,
-}
-
-/// What a member must be.
-#[derive(Clone, Debug)]
-pub enum Want {
-    /// `false`, `0`, `"false"` or the like.
-    Falsy,
-    /// One of these texts, or a whole number that is written so.
-    OneOf(List<Text>),
-    /// `true`, `1`, `"true"` or the like.
-    Truthy,
-}
-
-/// Where one number is found.
-#[derive(Clone, Debug)]
-pub struct Reading {
-    /// What it tells.
-    pub target: Target,
-    /// Where it is.
-    pub place: Place,
-    /// What it stands for, where it is a time; counts ignore it.
-    pub unit: Unit,
-    /// For counts, what it is where it is not there (but the list or body is); for backends that
-    /// leave zeros out.
-    pub missing: Option<u64>,
-}
-
-/// What a number tells.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Target {
-    /// Units granted.
-    Granted,
-    /// Units in a window.
-    Limit,
-    /// Units left.
-    Remaining,
-    /// Until the window starts anew.
-    Reset,
-    /// Until the client may come again.
-    RetryAfter,
-    /// The window's length.
-    Window,
-}
-
-/// Where a number is.
-#[derive(Clone, Debug)]
-pub enum Place {
-    /// In the header of that lower-case name, if it is there once.
-    Header(Text),
-    /// At that pointer in the tightest of [`BodyRules::each`].
-    Item(Pointer),
-    /// In a parameter (`w`) of a policy in the header of that name: `5, 5;w=60`.
-    Parameter(Text, Text),
-    /// At that pointer in the body.
-    Pointer(Pointer),
-}
+use crate::wire::json;
+use crate::wire::{BODY_BYTES_MAX, Caching, RawReply, Reply, ReplyOutcome, structured};
 
 /// What the statuses alone say.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -1,67 +1,15 @@
-//! A request shape: constant bytes with typed slots, filled in by one renderer.
+//! Fills in the slots of a request shape.
 //!
 //! What goes into a slot is encoded for where the slot stands, so a value can't leave its place:
-//! percent-encoded in a header, as JSON text in a body.
+//! percent-encoded in a path and in a header, as JSON text in a body.
 
+use crate::config::QuotaTerms;
 use crate::denial::REQUEST_ID_BYTES_MAX;
+use crate::fields;
+use crate::language::{Piece, Slot};
 use crate::text;
-use crate::wire::{Check, List, Text};
-
-/// How a check is asked.
-#[derive(Clone, Debug)]
-pub struct Shape {
-    /// The method.
-    pub method: Text,
-    /// The path, unless the backend has its own.
-    pub path: Text,
-    /// Headers that differ from check to check.
-    pub headers: List<HeaderShape>,
-    /// A JSON body; empty for none.
-    pub body: List<Piece>,
-}
-
-/// A header with slots; it is left out where one of them has nothing to say.
-#[derive(Clone, Debug)]
-pub struct HeaderShape {
-    /// Its lower-case name.
-    pub name: Text,
-    /// Its value.
-    pub value: List<Piece>,
-}
-
-/// A piece of a template.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Piece {
-    /// These bytes, but only in a check that costs nothing.
-    IfFree(Text),
-    /// These bytes.
-    Raw(Text),
-    /// What the check says.
-    Slot(Slot),
-}
-
-/// What a check can fill in. In JSON, text slots stand between quotes of the template.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Slot {
-    /// The units asked for, in decimal.
-    Cost,
-    /// With a lease, the units needed at least; else nothing in a header, the cost in a body.
-    CostMin,
-    /// The whole descriptor as one text, form-urlencoded: `tenant=acme&plan=free`.
-    Descriptor,
-    /// The descriptor as the members of a JSON object: `"tenant":"acme","plan":"free"`.
-    DescriptorMembers,
-    /// The descriptor as the elements of a JSON list: `{"key":"tenant","value":"acme"},…`.
-    DescriptorPairs,
-    /// The backend's name space.
-    Namespace,
-    /// The policy's name.
-    Policy,
-    /// The request's id, made safe to read rather than encoded: it is compared, not decoded.
-    RequestId,
-    /// The matched route's name.
-    Route,
-}
+use crate::time::millis;
+use crate::wire::Check;
 
 /// Where a template stands.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -70,6 +18,8 @@ pub enum Context {
     Header,
     /// In a JSON body.
     Json,
+    /// In a path, or its query.
+    Path,
 }
 
 /// The template's text for `check`; `None` where, in a header, a slot has nothing to say.
@@ -108,19 +58,32 @@ fn fill(
         Slot::Cost => text::push_decimal(out, check.cost),
         Slot::CostMin => match (check.cost_min, context) {
             (Some(units), _) => text::push_decimal(out, units),
-            (None, Context::Json) => text::push_decimal(out, check.cost),
+            (None, Context::Json | Context::Path) => text::push_decimal(out, check.cost),
             (None, Context::Header) => return false,
         },
         Slot::Descriptor => push_form(out, check),
         Slot::DescriptorMembers => push_members(out, check),
         Slot::DescriptorPairs => push_pairs(out, check),
+        Slot::Entry(name) => {
+            let mut entries = check.entries.clone();
+            let value = entries.find_map(|(own, value)| (own == name).then_some(value));
+            push_text(out, context, value.unwrap_or_default());
+            return value.is_some();
+        }
         Slot::Namespace => push_text(out, context, namespace.as_bytes()),
         Slot::Policy => push_text(out, context, check.policy.as_bytes()),
+        Slot::QuotaBurst => return push_quota(out, check, |quota| quota.burst),
+        Slot::QuotaMillis => return push_quota(out, check, |quota| millis(quota.per)),
+        Slot::QuotaSeconds => {
+            return push_quota(out, check, |quota| fields::seconds_up(quota.per));
+        }
+        Slot::QuotaUnits => return push_quota(out, check, |quota| quota.units),
         Slot::RequestId => {
             let id = text::sanitise(check.request_id.unwrap_or_default(), REQUEST_ID_BYTES_MAX);
             match context {
                 Context::Header => out.extend_from_slice(&id),
                 Context::Json => text::push_json_ascii(out, &id),
+                Context::Path => text::push_percent(out, &id),
             }
             return !id.is_empty();
         }
@@ -135,9 +98,15 @@ fn fill(
 
 fn push_text(out: &mut Vec<u8>, context: Context, value: &[u8]) {
     match context {
-        Context::Header => text::push_percent(out, value),
+        Context::Header | Context::Path => text::push_percent(out, value),
         Context::Json => text::push_json_text(out, value),
     }
+}
+
+/// Without a quota, JSON gets a 0, which no backend takes for one.
+fn push_quota(out: &mut Vec<u8>, check: &Check<'_>, part: fn(&QuotaTerms) -> u64) -> bool {
+    text::push_decimal(out, check.quota.as_ref().map_or(0, part));
+    check.quota.is_some()
 }
 
 fn push_form(out: &mut Vec<u8>, check: &Check<'_>) {

@@ -20,8 +20,8 @@ fn headers_asks_with_headers_alone() {
         lines(&message),
         [
             ":method: POST",
-            ":path: /check",
             ":authority: quota.internal",
+            ":path: /check",
             "x-quota-descriptor: tenant=acme&plan=free",
             "x-quota-cost: 3",
             "x-quota-policy: standard",
@@ -215,8 +215,8 @@ fn limitador_asks_to_check_and_report() {
         lines(&message),
         [
             ":method: POST",
-            ":path: /check_and_report",
             ":authority: quota.internal",
+            ":path: /check_and_report",
             "content-type: application/json",
             "x-request-id: r-1",
         ]
@@ -375,6 +375,146 @@ fn a_body_beyond_bounds_is_no_decision() {
     assert_eq!(reply, Err(CheckError::BadReply));
 }
 
+// --- gubernator, throttlecrab, unkey: backends that are told the quota ----------------------------
+
+#[test]
+fn gubernator_is_told_the_quota_in_milliseconds() {
+    let message = encode(Preset::Gubernator, &[("a", b"1"), ("b", b"\"\xff")], &PLAIN);
+
+    assert_eq!(message.header(":path"), Some(&b"/v1/GetRateLimits"[..]));
+    assert_eq!(
+        String::from_utf8(message.body).unwrap(),
+        "{\"requests\":[{\"name\":\"api/standard\",\"unique_key\":\"a=1&b=%22%FF\",\
+         \"hits\":\"3\",\"limit\":\"10\",\"duration\":\"60500\"}]}"
+    );
+}
+
+#[test]
+fn gubernators_answers() {
+    let answer = |status: &str, error: &str| {
+        format!(
+            r#"{{"responses":[{{"status":{status},"limit":"10","remaining":"7",
+               "reset_time":"1700000042000","error":"{error}","metadata":{{"owner":"x:81"}}}}]}}"#
+        )
+    };
+    let seen = |body: &str| decode(Preset::Gubernator, 200, &[], body);
+
+    let yes = seen(&answer("\"UNDER_LIMIT\"", "")).unwrap();
+    assert_eq!(yes.outcome, GRANTED);
+    assert_eq!(yes.limits.limit, Some(10));
+    assert_eq!(yes.limits.remaining, Some(7));
+    assert_eq!(yes.limits.reset, Some(Duration::from_secs(42)));
+    let no = seen(&answer("\"OVER_LIMIT\"", "")).unwrap();
+    assert_eq!(no.outcome, ReplyOutcome::Denied);
+    assert_eq!(
+        seen(&answer("1", "")).unwrap().outcome,
+        ReplyOutcome::Denied
+    );
+    assert_eq!(seen(&answer("0", "")).unwrap().outcome, GRANTED);
+
+    for body in [
+        answer("\"UNDER_LIMIT\"", "field 'unique_key' cannot be empty"),
+        answer("\"OVER_LIMIT\"", "while fetching rate limit from peer"),
+        answer("\"NEW\"", ""),
+        r#"{"responses":[]}"#.to_owned(),
+        r#"{"code":3,"message":"proto: syntax error"}"#.to_owned(),
+    ] {
+        assert_eq!(seen(&body), Err(CheckError::BadReply), "{body}");
+    }
+    for status in [400, 404, 429, 500, 503, 504] {
+        let reply = decode(Preset::Gubernator, status, &[], "{}");
+        assert_eq!(reply, Err(CheckError::Status(status)));
+    }
+}
+
+#[test]
+fn throttlecrab_is_told_the_quota_in_whole_seconds() {
+    let message = encode(Preset::Throttlecrab, &[("a", b"1")], &PLAIN);
+
+    assert_eq!(message.header(":path"), Some(&b"/throttle"[..]));
+    assert_eq!(
+        String::from_utf8(message.body).unwrap(),
+        "{\"key\":\"api/standard?a=1\",\"max_burst\":20,\"count_per_period\":10,\"period\":61,\
+         \"quantity\":3}"
+    );
+}
+
+#[test]
+fn throttlecrabs_answers() {
+    let yes = r#"{"allowed":true,"limit":20,"remaining":17,"reset_after":19,"retry_after":0}"#;
+    let reply = decode(Preset::Throttlecrab, 200, &[], yes).unwrap();
+    assert_eq!((reply.outcome, reply.retry_after), (GRANTED, None));
+    assert_eq!(reply.limits.limit, Some(20));
+    assert_eq!(reply.limits.remaining, Some(17));
+    assert_eq!(reply.limits.reset, Some(Duration::from_secs(19)));
+
+    let no = r#"{"allowed":false,"limit":20,"remaining":0,"reset_after":60,"retry_after":19}"#;
+    let reply = decode(Preset::Throttlecrab, 200, &[], no).unwrap();
+    assert_eq!(reply.outcome, ReplyOutcome::Denied);
+    assert_eq!(reply.retry_after, Some(Duration::from_secs(19)));
+
+    for status in [400, 415, 422, 429, 500] {
+        let reply = decode(
+            Preset::Throttlecrab,
+            status,
+            &[],
+            "Internal server error: x",
+        );
+        assert_eq!(reply, Err(CheckError::Status(status)));
+    }
+    for body in [
+        "",
+        "null",
+        "{}",
+        r#"{"allowed":null}"#,
+        r#"{"allowed":"perhaps"}"#,
+    ] {
+        let reply = decode(Preset::Throttlecrab, 200, &[], body);
+        assert_eq!(reply, Err(CheckError::BadReply), "{body}");
+    }
+}
+
+#[test]
+fn unkey_is_told_the_quota_and_the_identifier() {
+    let message = encode(Preset::Unkey, &[("user", b"u 1")], &PLAIN);
+
+    assert_eq!(message.header(":path"), Some(&b"/v2/ratelimit.limit"[..]));
+    assert_eq!(
+        String::from_utf8(message.body).unwrap(),
+        "{\"namespace\":\"api\",\"identifier\":\"standard?user=u%201\",\"limit\":10,\
+         \"duration\":60500,\"cost\":3}"
+    );
+}
+
+#[test]
+fn unkeys_answers() {
+    let answer = |success: bool| {
+        format!(
+            r#"{{"meta":{{"requestId":"req_1"}},"data":{{"success":{success},"limit":10,
+               "remaining":4,"reset":1700000042500,"overrideId":""}}}}"#
+        )
+    };
+
+    let yes = decode(Preset::Unkey, 200, &[], &answer(true)).unwrap();
+    assert_eq!(yes.outcome, GRANTED);
+    assert_eq!(yes.limits.limit, Some(10));
+    assert_eq!(yes.limits.remaining, Some(4));
+    assert_eq!(yes.limits.reset, Some(Duration::from_millis(42_500)));
+    let no = decode(Preset::Unkey, 200, &[], &answer(false)).unwrap();
+    assert_eq!(no.outcome, ReplyOutcome::Denied);
+
+    // 401, 403: the root key; 404, 410: the namespace; 429: the workspace. None is the client's.
+    let error = r#"{"meta":{"requestId":"req_1"},"error":{"status":429,"title":"x"}}"#;
+    for status in [400, 401, 403, 404, 410, 429, 500] {
+        let reply = decode(Preset::Unkey, status, &[], error);
+        assert_eq!(reply, Err(CheckError::Status(status)));
+    }
+    assert_eq!(
+        decode(Preset::Unkey, 200, &[], error),
+        Err(CheckError::BadReply)
+    );
+}
+
 // --- what a backend's configuration changes -------------------------------------------------------
 
 #[test]
@@ -453,8 +593,8 @@ fn the_operators_path_and_headers_go_along() {
         lines(&message),
         [
             ":method: POST",
-            ":path: /quota/check",
             ":authority: quota.internal",
+            ":path: /quota/check",
             "content-type: application/json",
             "authorization: Bearer t",
             "x-tag: a__b",
@@ -563,7 +703,19 @@ fn random_replies_break_nothing() {
     }
 }
 
-const ALL: [Preset; 3] = [Preset::EnvoyRatelimit, Preset::Headers, Preset::Limitador];
+const ALL: [Preset; 6] = [
+    Preset::EnvoyRatelimit,
+    Preset::Gubernator,
+    Preset::Headers,
+    Preset::Limitador,
+    Preset::Throttlecrab,
+    Preset::Unkey,
+];
+const QUOTA: QuotaTerms = QuotaTerms {
+    units: 10,
+    per: Duration::from_millis(60_500),
+    burst: 20,
+};
 const GRANTED: ReplyOutcome = ReplyOutcome::Granted { units: None };
 /// 2023-11-14 22:13:20 UTC.
 const NOW: Wall = Wall::from_secs(1_700_000_000);
@@ -575,6 +727,7 @@ fn backend(preset: Preset) -> Backend {
         cluster: "quota-backend".into(),
         authority: "quota.internal".into(),
         preset,
+        custom: None,
         path: None,
         namespace: "api".into(),
         timeout: Duration::from_millis(100),
@@ -614,6 +767,7 @@ fn check<'a>(policy: &'a Policy, descriptor: &'a Descriptor) -> Check<'a> {
         cost: 3,
         cost_min: None,
         policy: &policy.name,
+        quota: None,
         route: None,
         request_id: None,
     }
@@ -644,6 +798,7 @@ fn encode(preset: Preset, entries: &[(&str, &[u8])], ask: &Ask<'_>) -> Message {
         cost: ask.cost,
         cost_min: ask.cost_min,
         policy: ask.policy,
+        quota: Some(QUOTA),
         route: ask.route,
         request_id: ask.request_id,
     })

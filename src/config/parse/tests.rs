@@ -9,7 +9,7 @@ use crate::config::protobuf::encode::encode_struct;
 use crate::config::value::Number;
 use crate::config::{
     Choice, Cost, Emergency, EmergencyMode, Enforcement, FailureMode, LeaseTerms, LocalLimit,
-    Policy, Preset, PropertyType, RateLimitHeaders, Source, StatusPattern,
+    Policy, Preset, PropertyType, QuotaTerms, RateLimitHeaders, Source, StatusPattern,
 };
 use crate::time::Wall;
 
@@ -458,8 +458,37 @@ fn tells_words_that_mean_nothing() {
     );
     expect_backend_problem(
         r#""preset": "redis""#,
-        "backends.b.preset: not supported: got `redis`, allowed `headers`, `limitador` or \
-         `envoy_ratelimit`",
+        "backends.b.preset: not supported: got `redis`, allowed `headers`, `limitador`, \
+         `envoy_ratelimit`, `gubernator`, `throttlecrab` or `unkey`",
+    );
+}
+
+#[test]
+fn a_quota_goes_with_backends_that_are_told_it() {
+    let told = |preset: &str, quota: &str| {
+        let policy = with_policy(quota).replace(
+            r#""cluster": "c""#,
+            &format!(r#""cluster": "c", "preset": "{preset}""#),
+        );
+        parse(policy.as_bytes()).map(|config| config.policies[0].quota)
+    };
+
+    let quota = told("gubernator", r#""quota": {"units": 10, "per": "1m"}"#).unwrap();
+    let terms = QuotaTerms {
+        units: 10,
+        per: Duration::from_secs(60),
+        burst: 10,
+    };
+    assert_eq!(quota, Some(terms));
+    for preset in ["gubernator", "throttlecrab", "unkey"] {
+        let problems = told(preset, r#""cost": 1"#).unwrap_err().to_string();
+        let text = "policies.p.quota: missing: required, an object with `units` and `per`: \
+                    backend `b` is told it";
+        assert!(problems.contains(text), "{problems}");
+    }
+    expect_problem(
+        r#""quota": {"units": 10, "per": "1m"}"#,
+        "policies.p.quota: conflict: backend `b` has quotas of its own and is not told this one",
     );
 }
 
