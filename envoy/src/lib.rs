@@ -35,6 +35,7 @@
 //! - [`Upstream`]: echoes, with a journal of requests ([`Seen`]).
 //! - [`Request`] and [`Response`], [`Pending`] for many at once and for clients that leave,
 //!   [`Connection`] for keep-alive, [`Raw`] for bytes by hand.
+//! - [`jwt`]: Envoy's jwt_authn filter and tokens for it; see [`RigBuilder::filter_before`].
 //! - [`eventually`](eventually::eventually) waits for a condition; nothing sleeps.
 
 mod builder;
@@ -45,6 +46,7 @@ mod bootstrap;
 mod cluster;
 mod ecds;
 mod envoy;
+pub mod jwt;
 mod metrics;
 mod route;
 

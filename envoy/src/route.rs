@@ -32,8 +32,12 @@ impl Route {
 
     /// Matches only requests whose header `name` is `value`.
     pub fn with_header(self, name: &str, value: &str) -> Self {
-        let header = json!({"name": name, "string_match": {"exact": value}});
-        self.patch(&json!({"match": {"headers": [header]}}))
+        let mut headers = self.0["match"]["headers"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        headers.push(json!({"name": name, "string_match": {"exact": value}}));
+        self.patch(&json!({"match": {"headers": headers}}))
     }
 
     /// The route's name.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use envoy_harness::eventually::eventually;
-use envoy_harness::{Envoy, Protocol, Request, Rig, Route, digest, send_all, validate};
+use envoy_harness::{Envoy, Protocol, Request, Rig, Route, digest, jwt, send_all, validate};
 use serde_json::json;
 
 #[test]
@@ -283,4 +283,23 @@ fn any_bootstrap_can_be_judged_and_started() {
     let request = Request::new(second.listener("gated"), "GET", "/");
     request.send().expect_status(200);
     rig.upstream().expect_requests(1);
+}
+
+#[test]
+fn envoy_checks_tokens_before_the_filter() {
+    let rig = Rig::builder()
+        .without_filter()
+        .filter_before(jwt::filter())
+        .start();
+    let bearer = |token: &str| {
+        let value = format!("Bearer {token}");
+        rig.request("GET", "/")
+            .header("authorization", value)
+            .send()
+    };
+
+    let token = jwt::token(&json!({"sub": "alice", "org": {"id": 7}, "nothing": null}));
+    bearer(&token).expect_status(200);
+    bearer(&format!("{token}x")).expect_status(401);
+    rig.get("/").expect_status(200);
 }
