@@ -458,6 +458,17 @@ pub enum EmergencyMode {
     FailOpen,
 }
 
+impl EmergencyMode {
+    /// The word for it in the configuration.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Bypass => "bypass",
+            Self::FailOpen => "fail_open",
+        }
+    }
+}
+
 /// What route metadata may change of a policy.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Override {

@@ -58,6 +58,22 @@ impl AllowReason {
             Self::WithinQuota => "within_quota",
         }
     }
+
+    /// What the upstream is told in `x-quota-decision`.
+    #[must_use]
+    pub const fn header_value(self) -> &'static str {
+        match self {
+            Self::Bypassed => "allow; reason=bypassed",
+            Self::Cached => "allow; reason=cached",
+            Self::Emergency => "allow; reason=emergency",
+            Self::FailedLocal => "allow; reason=failed_local",
+            Self::FailedOpen => "allow; reason=failed_open",
+            Self::Leased => "allow; reason=leased",
+            Self::Shadow => "allow; reason=shadow",
+            Self::Stale => "allow; reason=stale",
+            Self::WithinQuota => "allow; reason=within_quota",
+        }
+    }
 }
 
 /// Why a request was answered by the filter.
@@ -273,6 +289,16 @@ impl Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_upstream_is_told_the_reasons_own_word() {
+        for reason in AllowReason::ALL {
+            assert_eq!(
+                reason.header_value(),
+                format!("allow; reason={}", reason.code())
+            );
+        }
+    }
 
     #[test]
     fn every_code_is_one_lower_case_word() {

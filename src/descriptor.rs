@@ -361,7 +361,7 @@ fn take_number(bytes: &[u8]) -> Option<(usize, &[u8])> {
 /// SipHash-1-3 with `seed` as both halves of its key.
 ///
 /// The standard library's is the same function, but promises neither to stay so nor to take a key.
-fn hash64(bytes: &[u8], seed: u64) -> u64 {
+pub(crate) fn hash64(bytes: &[u8], seed: u64) -> u64 {
     let mut state = [
         seed ^ 0x736f_6d65_7073_6575,
         seed ^ 0x646f_7261_6e64_6f6d,

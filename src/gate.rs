@@ -1,8 +1,485 @@
-//! The gate: takes events, owns the tables, orders the steps, emits effects.
+//! The gate: takes events, owns the tables, orders the steps of a decision, emits effects.
+//!
+//! # How to drive it
+//! Call one `handle_*` with the host's clock; then drain [`Gate::poll_effect`] until it is empty,
+//! and carry each effect out. A stream that was told to wait is released by exactly one
+//! [`Effect::Release`], at the latest by the first tick after its deadline. Tell every end of a
+//! call to [`Gate::handle_reply`], the host's refusal to make it included, and the end of every
+//! stream to [`Gate::handle_close`]. Call [`Gate::handle_tick`] every [`TICK`].
 
+mod answer;
 pub mod breaker;
 pub mod cache;
+mod check;
 pub mod lease;
 pub mod local_limit;
+mod pending;
+mod release;
+pub mod reply;
+mod report;
 pub mod slots;
+mod status;
 mod table;
+mod watch;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::config::{
+    Backend, Choice, Config, EmergencyMode, Enforcement, FailureMode, OnMissing, Policy,
+};
+use crate::decision::{AllowReason, Decision, DenyReason, Outcome};
+use crate::denial::{Denial, Facts};
+use crate::descriptor::{self, Descriptor};
+use crate::metrics::{Metric, Metrics};
+use crate::request::Request;
+use crate::route::Router;
+use crate::shared::Shared;
+use crate::time::{Clock, Instant, Wall};
+use crate::wire::{self, Wire};
+
+use breaker::Breaker;
+use cache::Cache;
+use check::{chosen_failure_mode, labels, own_deadline};
+use lease::{Leases, Spend};
+use local_limit::LocalLimits;
+use pending::{Pending, Waiter};
+use reply::CallEnd;
+use report::Report;
+use watch::Watched;
+
+/// The number of a downstream request, as the host counts them.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct StreamId(pub u32);
+
+/// The number of a call, as the gate counts them.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct CallId(pub u64);
+
+/// Something the host has to do.
+#[derive(Debug)]
+pub enum Effect {
+    /// Make a call, and tell its end to [`Gate::handle_reply`].
+    Call(Outgoing),
+    /// Write a line to the log.
+    Log(Level, String),
+    /// Let a waiting stream leave.
+    Release(StreamId, Release),
+}
+
+/// A call to a backend.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// What to call it by.
+    pub id: CallId,
+    /// Which of the configuration's backends.
+    pub backend: usize,
+    /// Pseudo-headers, headers and body.
+    pub message: wire::Message,
+    /// How long it may take: whole milliseconds, never 0.
+    pub timeout_ms: u32,
+}
+
+/// How much a log line matters.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Level {
+    /// A state that changed.
+    Info,
+    /// Something an operator should look at.
+    Warn,
+    /// A bug of ours.
+    Error,
+}
+
+/// What becomes of a request right away.
+#[derive(Debug)]
+pub enum Flow {
+    /// The gate itself is asked: this is its answer.
+    Answer(Denial),
+    /// It leaves at once.
+    Release(Release),
+    /// It waits for an [`Effect::Release`].
+    Wait,
+}
+
+/// How a stream leaves the gate: on to the upstream, or answered with a denial.
+#[derive(Clone, Debug)]
+pub struct Release {
+    /// What was decided, and why.
+    pub decision: Decision,
+    /// By which policy; `None` where none applies.
+    pub policy: Option<Rc<Policy>>,
+    /// The access log's text.
+    pub log_state: String,
+}
+
+/// A request's check, as far as it is known before it is made.
+#[derive(Debug)]
+struct Ask {
+    policy: Rc<Policy>,
+    descriptor: Descriptor,
+    cost: u64,
+    failure_mode: FailureMode,
+}
+
+/// What the steps before the check come to.
+enum Step {
+    /// It has to be checked.
+    Check(Ask),
+    /// It leaves at once.
+    Leave(Release),
+}
+
+/// What a check has to be made for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Need {
+    /// Just this request.
+    Check,
+    /// Units that are being asked for already.
+    Join,
+    /// So many units, for this request and the next ones.
+    Lease(u64),
+}
+
+/// Whether a request is looked at for the first time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Visit {
+    /// It has just arrived.
+    First,
+    /// It has waited for a call that is over now.
+    Again,
+}
+
+/// What is the same for everything that happens in one callback of the host.
+struct Turn<'a> {
+    now: Instant,
+    wall: Wall,
+    shared: &'a mut dyn Shared,
+}
+
+/// The decisions of one worker under one configuration.
+pub struct Gate {
+    config: Config,
+    wires: Vec<Wire>,
+    breakers: Vec<Option<Breaker>>,
+    router: Router,
+    cache: Cache,
+    leases: Leases,
+    local: LocalLimits,
+    pending: Pending,
+    metrics: Metrics,
+    report: Report,
+    watched: Watched,
+    /// Calls in flight, as the gauge has them.
+    in_flight_told: Vec<i64>,
+    clock: Clock,
+    effects: VecDeque<Effect>,
+    /// What the responses of requests in progress are to tell of their limit.
+    notes: BTreeMap<StreamId, Vec<(&'static str, Vec<u8>)>>,
+}
+
+impl Gate {
+    /// A gate for a configuration. The seed has to differ between workers; nothing else is asked
+    /// of it (it spreads retries and makes hashes hard to guess).
+    #[must_use]
+    pub fn new(config: Config, seed: u64) -> Self {
+        Self {
+            wires: config
+                .backends
+                .iter()
+                .map(|backend| Wire::new(backend))
+                .collect(),
+            breakers: config
+                .backends
+                .iter()
+                .map(|backend| breaker_of(backend, seed))
+                .collect(),
+            router: Router::default(),
+            cache: Cache::new(CACHE_ENTRIES_MAX, CACHE_BYTES_MAX, seed),
+            leases: Leases::new(LEASES_MAX, LEASES_BYTES_MAX, seed),
+            local: LocalLimits::default(),
+            pending: Pending::new(config.backends.len()),
+            metrics: Metrics::default(),
+            report: Report::new(config.backends.len()),
+            watched: Watched::default(),
+            in_flight_told: vec![0; config.backends.len()],
+            clock: Clock::default(),
+            effects: VecDeque::new(),
+            notes: BTreeMap::new(),
+            config,
+        }
+    }
+
+    /// The configuration that the gate works by.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Decides about a request, or starts its check.
+    pub fn handle_request(
+        &mut self,
+        wall: Wall,
+        stream: StreamId,
+        request: &dyn Request,
+        shared: &mut dyn Shared,
+    ) -> Flow {
+        let mut turn = Turn {
+            now: self.clock.read(wall),
+            wall,
+            shared,
+        };
+        if let Some(answer) = self.status_answer(request, wall) {
+            self.count(None, Outcome::Allow(AllowReason::Bypassed));
+            return Flow::Answer(answer);
+        }
+        let (choice, problem) = self.router.choose(&self.config, request);
+        if let Some(problem) = problem {
+            self.metrics.add(Metric::RouteMetadataErrors, 1);
+            self.report.metadata(turn.now, &problem, &mut self.effects);
+        }
+        let Choice::Policy(policy) = choice else {
+            return Flow::Release(self.release(None, Decision::allow(AllowReason::Bypassed), None));
+        };
+        match self.prepare(wall, policy, request) {
+            Step::Leave(release) => Flow::Release(release),
+            Step::Check(ask) => self.decide(&mut turn, stream, ask, request),
+        }
+    }
+
+    /// Takes the end of a call.
+    pub fn handle_reply(
+        &mut self,
+        wall: Wall,
+        call: CallId,
+        end: CallEnd<'_>,
+        shared: &mut dyn Shared,
+    ) {
+        let mut turn = Turn {
+            now: self.clock.read(wall),
+            wall,
+            shared,
+        };
+        self.finish(&mut turn, call, end);
+    }
+
+    /// Notes that a stream is over, whoever ended it.
+    pub fn handle_close(&mut self, stream: StreamId) {
+        self.notes.remove(&stream);
+        self.pending.leave(stream);
+    }
+
+    /// Does what is due: releases streams whose deadline has passed, forgets lost calls, moves
+    /// breakers and leases, and hands log lines over.
+    pub fn handle_tick(&mut self, wall: Wall, shared: &mut dyn Shared) {
+        let mut turn = Turn {
+            now: self.clock.read(wall),
+            wall,
+            shared,
+        };
+        self.release_overdue(&mut turn);
+        self.forget_lost(&mut turn);
+        self.tick_breakers(&mut turn);
+        self.leases.handle_tick(turn.now);
+        self.tell_state(&mut turn);
+        self.count_tables();
+        self.report
+            .handle_tick(turn.now, &self.config, &mut self.effects);
+    }
+
+    /// Counts what is still in flight when the gate is about to be forgotten: its clients are gone,
+    /// and nobody will hear how their checks end.
+    pub fn handle_end(&mut self, wall: Wall, shared: &mut dyn Shared) {
+        let mut turn = Turn {
+            now: self.clock.read(wall),
+            wall,
+            shared,
+        };
+        self.abandon(&mut turn);
+        self.count_tables();
+    }
+
+    /// What the host has to do next; `None` when there is nothing left.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// Hands over what has been counted since the last time: `(metric, change or value)`.
+    pub fn flush_metrics(&mut self, each: impl FnMut(Metric, i64)) {
+        self.metrics.flush(each);
+    }
+
+    /// When something has to be done next, and what: for drivers that sleep until then.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<(Instant, &'static str)> {
+        self.pending
+            .next_deadline()
+            .map(|deadline| (deadline, "pending"))
+    }
+
+    /// Whether the stream waits for its release.
+    #[must_use]
+    pub fn waits(&self, stream: StreamId) -> bool {
+        self.pending.waits(stream)
+    }
+
+    /// Streams that wait, and calls in flight.
+    #[must_use]
+    pub fn pending(&self) -> (usize, usize) {
+        self.pending.len()
+    }
+
+    /// What the response of a stream is to tell of its limit; empty for most.
+    pub fn take_response_fields(&mut self, stream: StreamId) -> Vec<(&'static str, Vec<u8>)> {
+        if self.notes.is_empty() {
+            Vec::new()
+        } else {
+            self.notes.remove(&stream).unwrap_or_default()
+        }
+    }
+
+    /// The answer to a request that was denied; asks the request only for what the answer needs.
+    #[must_use]
+    pub fn denial(release: &Release, request: &dyn Request) -> Option<Denial> {
+        let policy = release.policy.as_ref()?;
+        let Outcome::Deny(reason) = release.decision.outcome else {
+            return None;
+        };
+        let is_grpc = |kind: Vec<u8>| kind.starts_with(b"application/grpc");
+        let facts = Facts {
+            grpc: request.value("content-type").is_some_and(is_grpc),
+            origin: request.value("origin"),
+            request_id: request.value("x-request-id"),
+        };
+        Some(Denial::new(reason, &release.decision, policy, &facts))
+    }
+
+    /// The steps before the check: what needs no answer, and what has nothing to ask by.
+    fn prepare(&mut self, wall: Wall, policy: Rc<Policy>, request: &dyn Request) -> Step {
+        if policy.enforcement == Enforcement::Off || descriptor::is_preflight(request) {
+            return self.leave(&policy, Decision::allow(AllowReason::Bypassed));
+        }
+        if self.emergency(wall) == Some(EmergencyMode::Bypass) {
+            return self.leave(&policy, Decision::allow(AllowReason::Emergency));
+        }
+        let described = descriptor::describe(&policy, request).ok();
+        let Some((descriptor, cost)) = described.zip(descriptor::cost(&policy, request)) else {
+            let decision = match policy.on_missing {
+                OnMissing::Allow => Decision::allow(AllowReason::Bypassed),
+                OnMissing::Deny => Decision::deny(DenyReason::DescriptorMissing),
+            };
+            return self.leave(&policy, decision);
+        };
+        let failure_mode = chosen_failure_mode(&policy, request);
+        Step::Check(Ask {
+            policy,
+            descriptor,
+            cost,
+            failure_mode,
+        })
+    }
+
+    fn leave(&mut self, policy: &Rc<Policy>, decision: Decision) -> Step {
+        Step::Leave(self.release(Some(policy), decision, None))
+    }
+
+    /// Decides by what is known here, or asks the backend.
+    fn decide(
+        &mut self,
+        turn: &mut Turn<'_>,
+        stream: StreamId,
+        ask: Ask,
+        request: &dyn Request,
+    ) -> Flow {
+        let (known, renewal) = self.known(turn.now, &ask, Visit::First);
+        let need = match known {
+            Ok(decision) => {
+                if let Some(units) = renewal {
+                    self.renew(turn, &ask, units, &labels(request));
+                }
+                return Flow::Release(self.release(Some(&ask.policy), decision, None));
+            }
+            Err(need) => need,
+        };
+        let wait =
+            own_deadline(request).map_or(ask.policy.timeout, |own| own.min(ask.policy.timeout));
+        let waiter = Waiter {
+            labels: labels(request),
+            since: turn.now,
+            deadline: turn.now.after(wait),
+            gone: false,
+            ask,
+        };
+        match self.place(turn, stream, waiter, need) {
+            Ok(()) => Flow::Wait,
+            Err(unplaced) => {
+                let ask = &unplaced.waiter.ask;
+                let decision = self.failed(turn, ask, unplaced.cause);
+                Flow::Release(self.release(Some(&ask.policy), decision, None))
+            }
+        }
+    }
+
+    /// What a lease or a remembered decision says; else what has to be asked. The second part is
+    /// the number of units by which the lease should be renewed now.
+    fn known(
+        &mut self,
+        now: Instant,
+        ask: &Ask,
+        visit: Visit,
+    ) -> (Result<Decision, Need>, Option<u64>) {
+        let mut need = Need::Check;
+        let key = ask.descriptor.as_bytes();
+        if let Some(terms) = &ask.policy.lease {
+            let spend = match visit {
+                Visit::First => self.leases.spend(now, key, ask.cost, terms),
+                Visit::Again => self.leases.serve(now, key, ask.cost, terms),
+            };
+            match spend {
+                Spend::Leased { renew } => {
+                    return (Ok(Decision::allow(AllowReason::Leased)), renew);
+                }
+                Spend::Ask { units } => need = Need::Lease(units),
+                Spend::Join => need = Need::Join,
+                Spend::Plain => {}
+            }
+        }
+        let cached = self.cache.get(now, key, ask.cost, &ask.policy.cache);
+        (
+            cached
+                .map(|cached| cached.decision(AllowReason::Cached))
+                .ok_or(need),
+            None,
+        )
+    }
+}
+
+/// The breaker of a backend, if it is to have one. Two backends that differ in name, cluster or
+/// path are two endpoints, and one's overload does not block the other.
+fn breaker_of(backend: &Backend, seed: u64) -> Option<Breaker> {
+    let settings = backend.breaker.clone()?;
+    let path = backend.path.as_deref().unwrap_or_default();
+    let name = [&backend.name, &backend.cluster, &backend.authority, path].join("\0");
+    Some(Breaker::new(
+        descriptor::hash64(name.as_bytes(), 0),
+        settings,
+        seed,
+    ))
+}
+
+/// How often the host is to call [`Gate::handle_tick`]. A stream whose callback is lost leaves by
+/// its deadline plus one of these; an idle worker spends well below a thousandth of a core on them.
+pub const TICK: Duration = Duration::from_millis(20);
+
+/// Decisions that a worker remembers.
+const CACHE_ENTRIES_MAX: usize = 10_000;
+
+/// Memory for them, keys included.
+const CACHE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Keys that a worker holds leases for.
+const LEASES_MAX: usize = 10_000;
+
+/// Memory for them, keys included.
+const LEASES_BYTES_MAX: usize = 4 * 1024 * 1024;

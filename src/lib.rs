@@ -37,9 +37,15 @@ pub mod denial;
 pub mod descriptor;
 pub mod fields;
 pub mod gate;
+#[cfg(all(target_arch = "wasm32", feature = "host"))]
+mod host;
 pub mod language;
 pub mod metadata;
+pub mod metrics;
+#[cfg(any(test, all(target_arch = "wasm32", feature = "host")))]
+mod pairs;
 pub mod request;
+pub mod route;
 pub mod shared;
 pub mod text;
 pub mod time;

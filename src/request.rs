@@ -37,6 +37,16 @@ pub trait Request {
     /// is absent, empty, or can't be read.
     fn property(&self, path: &[&str]) -> Option<Vec<u8>>;
 
+    /// The matched route's metadata: a serialized `envoy.config.core.v3.Metadata`.
+    fn route_metadata(&self) -> Option<Vec<u8>> {
+        self.property(&["xds", "route_metadata"])
+    }
+
+    /// The matched route's name.
+    fn route_name(&self) -> Option<Vec<u8>> {
+        self.property(&["xds", "route_name"])
+    }
+
     /// The header's value where it is there once and not empty.
     fn value(&self, name: &str) -> Option<Vec<u8>> {
         self.header(name).value()

@@ -87,6 +87,52 @@ pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// A wall time as RFC 3339 in UTC, to the second: `2027-01-31T22:00:00Z`.
+#[must_use]
+pub fn rfc3339(wall: Wall) -> String {
+    let seconds = wall.0.checked_div(NANOS_PER_SEC).unwrap_or(0);
+    let (days, second) = (seconds / SECS_PER_DAY, seconds % SECS_PER_DAY);
+    let (year, month, day) = civil(days);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// Year, month and day of a day counted from the Unix epoch (Howard Hinnant, "chrono-compatible
+/// low-level date algorithms", `civil_from_days`, for days that are not negative).
+const fn civil(days: u64) -> (u64, u64, u64) {
+    let days = days.saturating_add(719_468);
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let leaps = (day_of_era / 1_460).saturating_add(day_of_era / 146_096);
+    let year_of_era = day_of_era
+        .saturating_add(day_of_era / 36_524)
+        .saturating_sub(leaps)
+        / 365;
+    let before = year_of_era
+        .saturating_mul(365)
+        .saturating_add(year_of_era / 4);
+    let day_of_year = day_of_era.saturating_sub(before.saturating_sub(year_of_era / 100));
+    // Months from March, so that the leap day is the year's last.
+    let shifted = day_of_year.saturating_mul(5).saturating_add(2) / 153;
+    let before = shifted.saturating_mul(153).saturating_add(2) / 5;
+    let day = day_of_year.saturating_sub(before).saturating_add(1);
+    let month = if shifted < 10 {
+        shifted.saturating_add(3)
+    } else {
+        shifted.saturating_sub(9)
+    };
+    let year = era.saturating_mul(400).saturating_add(year_of_era);
+    (
+        if month <= 2 {
+            year.saturating_add(1)
+        } else {
+            year
+        },
+        month,
+        day,
+    )
+}
+
+const SECS_PER_DAY: u64 = 86_400;
 const NANOS_PER_SEC: u64 = 1_000_000_000;
 const NANOS_PER_MILLI: u64 = 1_000_000;
 
@@ -102,6 +148,20 @@ mod tests {
         assert_eq!(clock.read(Wall(200)), Instant(1_000));
         assert_eq!(clock.read(Wall(250)), Instant(1_050));
         assert_eq!(clock.read(Wall(5_000)), Instant(5_800));
+    }
+
+    #[test]
+    fn tells_a_wall_time_in_utc() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_709_251_200, "2024-03-01T00:00:00Z"),
+            (1_801_432_800, "2027-01-31T22:00:00Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(rfc3339(Wall::from_secs(seconds)), text);
+        }
     }
 
     #[test]

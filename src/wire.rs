@@ -55,7 +55,7 @@ pub struct Message {
 impl Message {
     /// Every header, pseudo-headers (`:method`, `:path`, `:authority`) included; names in lower
     /// case.
-    pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> + Clone {
         self.fixed
             .iter()
             .chain(&self.own)

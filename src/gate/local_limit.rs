@@ -115,10 +115,9 @@ impl LocalLimits {
         }
     }
 
-    /// Keys whose place was taken over by another while it was live, by this worker, so far.
-    #[must_use]
-    pub const fn evictions(&self) -> u64 {
-        self.evictions
+    /// Keys whose place was taken over by another while it was live, since this was last asked.
+    pub const fn take_evictions(&mut self) -> u64 {
+        std::mem::replace(&mut self.evictions, 0)
     }
 
     /// Requests that were over the limit only because their units could not be booked, so far.

@@ -175,11 +175,11 @@ fn a_fifth_live_key_takes_over_the_place_that_is_full_first() {
     for (key, cost) in keys.iter().zip([20, 20, 12, 20]) {
         assert_eq!(world.take(0, *key, &TEN_A_SECOND, cost), Ok(()));
     }
-    assert_eq!(world.limits[0].evictions(), 0);
+    assert_eq!(world.limits[0].take_evictions(), 0);
 
     assert_eq!(world.take_all(keys[4], &TEN_A_SECOND), 8);
 
-    assert_eq!(world.limits[0].evictions(), 1);
+    assert_eq!(world.limits[0].take_evictions(), 1);
     assert_eq!(
         world.take_all(keys[2], &TEN_A_SECOND),
         0,
@@ -274,7 +274,7 @@ fn a_flood_of_keys_never_loosens_a_limit() {
                 let within = buckets[key].take(world.now, &TEN_A_SECOND, cost);
                 assert!(within, "seed {seed}, step {step}");
             }
-            evicted |= world.limits[worker].evictions() > 0;
+            evicted |= world.limits[worker].take_evictions() > 0;
         }
         assert!(evicted, "seed {seed} tried nothing");
     }

@@ -1,0 +1,179 @@
+//! How a stream leaves: the failure mode's say, shadow, the access log's text, what is counted.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::pending::Waiter;
+use super::{Ask, Effect, Gate, Release, StreamId, Turn};
+use crate::config::{Emergency, EmergencyMode, Enforcement, FailureMode, Policy, RateLimitHeaders};
+use crate::decision::{AllowReason, CheckError, Decision, DenyReason, Limits, Outcome};
+use crate::fields;
+use crate::metrics::Metric;
+use crate::time::{Instant, Wall, millis};
+
+impl Gate {
+    /// The decision about a request whose check has no answer: an emergency lets it through, else
+    /// an earlier answer is used again, else the failure mode decides.
+    pub(super) fn failed(&mut self, turn: &mut Turn<'_>, ask: &Ask, cause: CheckError) -> Decision {
+        let backend = ask.policy.backend;
+        self.metrics.add(Metric::Failures(backend, cause), 1);
+        self.report.failure(
+            turn.now,
+            cause,
+            &ask.policy,
+            &self.config,
+            &mut self.effects,
+        );
+        if self.emergency(turn.wall).is_some() {
+            return Decision::allow(AllowReason::Emergency).because(cause);
+        }
+        let ttls = &ask.policy.cache;
+        if let Some(stale) = self
+            .cache
+            .stale(turn.now, ask.descriptor.as_bytes(), ask.cost, ttls)
+        {
+            return stale.decision(AllowReason::Stale).because(cause);
+        }
+        match ask.failure_mode {
+            FailureMode::FailOpen => Decision::allow(AllowReason::FailedOpen),
+            FailureMode::FailClosed => {
+                let mut decision = Decision::deny(DenyReason::QuotaUnavailable);
+                decision.retry_after = self.retry_after(backend, turn.wall);
+                decision
+            }
+            FailureMode::FailLocal => self.local(turn, ask),
+        }
+        .because(cause)
+    }
+
+    fn local(&mut self, turn: &mut Turn<'_>, ask: &Ask) -> Decision {
+        let Some(limit) = &ask.policy.local_limit else {
+            // The configuration's parser lets no such policy through.
+            return Decision::deny(DenyReason::QuotaUnavailable);
+        };
+        match self.local.take(
+            turn.wall,
+            ask.descriptor.hash64(self.config.fingerprint),
+            limit,
+            ask.cost,
+            turn.shared,
+        ) {
+            Ok(()) => Decision::allow(AllowReason::FailedLocal),
+            Err(over) => {
+                let mut decision = Decision::deny(DenyReason::LocalExceeded);
+                decision.retry_after = over.retry_after();
+                decision
+            }
+        }
+    }
+
+    /// When the breaker may let the next call through; `None` when it is not open.
+    fn retry_after(&self, backend: usize, wall: Wall) -> Option<Duration> {
+        self.breakers
+            .get(backend)
+            .and_then(Option::as_ref)?
+            .open_for(wall)
+    }
+
+    /// The mode of the emergency, while one is active.
+    pub(super) fn emergency(&self, wall: Wall) -> Option<EmergencyMode> {
+        self.declared(wall).map(|emergency| emergency.mode)
+    }
+
+    pub(super) fn declared(&self, wall: Wall) -> Option<&Emergency> {
+        self.config
+            .emergency
+            .as_ref()
+            .filter(|emergency| wall < emergency.until)
+    }
+
+    /// Lets a stream that waited leave. Where the client is gone the decision is only counted.
+    pub(super) fn release_stream(
+        &mut self,
+        now: Instant,
+        stream: StreamId,
+        waiter: Waiter,
+        decision: Decision,
+    ) {
+        let waited = now.since(waiter.since);
+        let release = self.release(Some(&waiter.ask.policy), decision, Some(waited));
+        if waiter.gone {
+            return;
+        }
+        if matches!(release.decision.outcome, Outcome::Allow(_)) {
+            self.note_limits(stream, &waiter.ask.policy, &release.decision.limits);
+        }
+        self.effects.push_back(Effect::Release(stream, release));
+    }
+
+    /// Counts a decision and words it for the access log.
+    pub(super) fn release(
+        &mut self,
+        policy: Option<&Rc<Policy>>,
+        mut decision: Decision,
+        waited: Option<Duration>,
+    ) -> Release {
+        let shadows = policy.is_some_and(|policy| policy.enforcement == Enforcement::Shadow);
+        if let (Outcome::Deny(reason), true) = (decision.outcome, shadows) {
+            decision.outcome = Outcome::Allow(AllowReason::Shadow);
+            decision.shadowed = Some(reason);
+        }
+        self.count(policy.map(|policy| policy.index), decision.outcome);
+        let log_state = self.log_state(policy, &decision, waited);
+        Release {
+            decision,
+            policy: policy.cloned(),
+            log_state,
+        }
+    }
+
+    pub(super) fn count(&mut self, policy: Option<usize>, outcome: Outcome) {
+        self.metrics.add(Metric::Requests(policy, outcome), 1);
+    }
+
+    /// `deny reason=quota_unavailable cause=timeout policy=gold backend=quota ms=80`
+    fn log_state(
+        &self,
+        policy: Option<&Rc<Policy>>,
+        decision: &Decision,
+        waited: Option<Duration>,
+    ) -> String {
+        let mut text = String::with_capacity(96);
+        text.push_str(decision.outcome.word());
+        let mut add = |label: &str, value: &str| {
+            for part in [" ", label, "=", value] {
+                text.push_str(part);
+            }
+        };
+        add("reason", decision.outcome.reason());
+        if let Some(reason) = decision.shadowed {
+            add("would_deny", reason.code());
+        }
+        if let Some(cause) = decision.cause {
+            add("cause", cause.code());
+            if let CheckError::Status(status) = cause {
+                add("status", &status.to_string());
+            }
+        }
+        if let Some(policy) = policy {
+            add("policy", &policy.name);
+            if let Some(backend) = self.config.backends.get(policy.backend) {
+                add("backend", &backend.name);
+            }
+        }
+        if let Some(waited) = waited {
+            add("ms", &millis(waited).to_string());
+        }
+        text
+    }
+
+    fn note_limits(&mut self, stream: StreamId, policy: &Policy, limits: &Limits) {
+        if policy.rate_limit_headers == RateLimitHeaders::None || *limits == Limits::NONE {
+            return;
+        }
+        let fields = fields::fields(policy.rate_limit_headers, &policy.name, limits);
+        if !fields.is_empty() {
+            self.notes.insert(stream, fields);
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! The status page: the gate's own health, as part of the operator's health checks.
+
+use std::borrow::Cow;
+
+use super::breaker::State;
+use super::{Breaker, Gate};
+use crate::config::{Enforcement, FailureMode, Policy};
+use crate::denial::Denial;
+use crate::request::Request;
+use crate::time::{Wall, rfc3339};
+
+impl Gate {
+    /// The answer to a GET of the status path; `None` for every other request.
+    pub(super) fn status_answer(&self, request: &dyn Request, wall: Wall) -> Option<Denial> {
+        let wanted = self.config.status_path.as_ref()?;
+        let path = request.value(":path")?;
+        let bare = path.split(|byte| *byte == b'?').next()?;
+        if bare != wanted.as_bytes() || request.value(":method").as_deref() != Some(b"GET") {
+            return None;
+        }
+        let healthy = !self
+            .config
+            .policies
+            .iter()
+            .any(|policy| self.is_stuck(policy));
+        Some(Denial {
+            status: if healthy { 200 } else { 503 },
+            grpc_status: if healthy { 0 } else { 14 },
+            headers: vec![
+                (Cow::Borrowed("content-type"), b"application/json".to_vec()),
+                (Cow::Borrowed("cache-control"), b"no-store".to_vec()),
+            ],
+            body: self.status_page(wall, healthy).into_bytes(),
+            details: "quota_gate_status",
+        })
+    }
+
+    /// Whether a policy that fails closed needs a backend that is cut off.
+    fn is_stuck(&self, policy: &Policy) -> bool {
+        policy.enforcement == Enforcement::Enforce
+            && policy.failure_mode == FailureMode::FailClosed
+            && self.breaker_state(policy.backend) == Some(State::Open)
+    }
+
+    fn breaker_state(&self, backend: usize) -> Option<State> {
+        self.breakers
+            .get(backend)
+            .and_then(Option::as_ref)
+            .map(Breaker::state)
+    }
+
+    fn status_page(&self, wall: Wall, healthy: bool) -> String {
+        let mut page = String::with_capacity(512);
+        page.push_str("{\"healthy\":");
+        page.push_str(if healthy { "true" } else { "false" });
+        page.push_str(",\"version\":\"");
+        page.push_str(env!("CARGO_PKG_VERSION"));
+        page.push_str("\",\"configuration\":\"");
+        page.push_str(&format!("{:016x}", self.config.fingerprint));
+        page.push_str("\",\"emergency\":");
+        match self.declared(wall) {
+            None => page.push_str("null"),
+            Some(emergency) => {
+                let mode = emergency.mode.code();
+                page.push_str(&format!(
+                    "{{\"mode\":\"{mode}\",\"until\":\"{}\",\"reason\":{}}}",
+                    rfc3339(emergency.until),
+                    serde_json::to_string(&emergency.reason).unwrap_or_default(),
+                ));
+            }
+        }
+        page.push_str(",\"backends\":{");
+        for (index, backend) in self.config.backends.iter().enumerate() {
+            if index > 0 {
+                page.push(',');
+            }
+            let breaker = self.breaker_state(index).map_or("off", State::code);
+            let last = self.report.last_answer(index);
+            let last = last.map_or_else(|| "null".into(), |wall| format!("\"{}\"", rfc3339(wall)));
+            page.push_str(&format!(
+                "\"{}\":{{\"breaker\":\"{breaker}\",\"last_answer\":{last}}}",
+                backend.name,
+            ));
+        }
+        page.push_str("}}\n");
+        page
+    }
+}

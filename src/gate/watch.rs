@@ -1,0 +1,168 @@
+//! What happens without a request: breakers move, an emergency begins and ends, tables are counted.
+
+use std::time::Duration;
+
+use super::breaker::State;
+use super::{Effect, Gate, Level, Turn};
+use crate::metrics::{Metric, Table};
+use crate::time::{Instant, millis, rfc3339};
+
+/// What a worker has already told of the gate's state.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Watched {
+    ticks: u64,
+    configuration: bool,
+    emergency: Option<Instant>,
+}
+
+impl Gate {
+    /// Moves the breakers, and keeps their gauges true without traffic.
+    pub(super) fn tick_breakers(&mut self, turn: &mut Turn<'_>) {
+        let resend = self.watched.ticks.is_multiple_of(GAUGES_EVERY);
+        self.watched.ticks = self.watched.ticks.wrapping_add(1);
+        for index in 0..self.breakers.len() {
+            let Some(breaker) = self.breakers.get_mut(index).and_then(Option::as_mut) else {
+                continue;
+            };
+            let before = breaker.state();
+            breaker.handle_tick(turn.wall, turn.shared);
+            let after = breaker.state();
+            if resend || before != after {
+                self.metrics
+                    .record(Metric::BreakerState(index), after.gauge());
+            }
+            self.tell_transitions(index);
+        }
+    }
+
+    /// Logs the changes that this worker has made; the others see them and keep silent.
+    pub(super) fn tell_transitions(&mut self, backend: usize) {
+        let Some(breaker) = self.breakers.get_mut(backend).and_then(Option::as_mut) else {
+            return;
+        };
+        while let Some(change) = breaker.poll_transition() {
+            if !change.mine {
+                continue;
+            }
+            self.metrics
+                .record(Metric::BreakerState(backend), change.to.gauge());
+            let level = if change.to == State::Open {
+                self.metrics.add(Metric::BreakerTrips(backend), 1);
+                Level::Warn
+            } else {
+                Level::Info
+            };
+            let name = self
+                .config
+                .backends
+                .get(backend)
+                .map_or("", |backend| &backend.name);
+            let (from, to, why) = (change.from.code(), change.to.code(), change.why);
+            let mut line = format!("backend {name}: breaker {from} -> {to}: {why}");
+            if let Some(open_for) = change.open_for {
+                line.push_str(&format!("; open for {}ms", millis(open_for)));
+            }
+            self.effects.push_back(Effect::Log(level, line));
+        }
+    }
+
+    /// Tells, once per process, that a configuration is at work, and that an emergency begins,
+    /// lasts and ends.
+    pub(super) fn tell_state(&mut self, turn: &mut Turn<'_>) {
+        if !self.watched.configuration {
+            self.watched.configuration = true;
+            if self.is_mine(turn, "configuration", u64::MAX) {
+                let line = format!(
+                    "configuration {:016x}: {} backends, {} policies, {} routes",
+                    self.config.fingerprint,
+                    self.config.backends.len(),
+                    self.config.policies.len(),
+                    self.config.routes.len(),
+                );
+                self.effects.push_back(Effect::Log(Level::Info, line));
+            }
+        }
+        let active = self.declared(turn.wall).cloned();
+        match (active, self.watched.emergency) {
+            (Some(emergency), told) => {
+                if told.is_some_and(|told| turn.now.since(told) < EMERGENCY_EVERY) {
+                    return;
+                }
+                self.watched.emergency = Some(turn.now);
+                self.metrics.record(Metric::EmergencyActive, 1);
+                let period = turn.wall.0.checked_div(EMERGENCY_EVERY_NANOS).unwrap_or(0);
+                if self.is_mine(turn, "emergency", period.max(1)) {
+                    let line = format!(
+                        "emergency {} is active until {}: {}",
+                        emergency.mode.code(),
+                        rfc3339(emergency.until),
+                        emergency.reason,
+                    );
+                    self.effects.push_back(Effect::Log(Level::Warn, line));
+                }
+            }
+            (None, Some(_)) => {
+                self.watched.emergency = None;
+                self.metrics.record(Metric::EmergencyActive, 0);
+                if self.is_mine(turn, "emergency", 0) {
+                    let line = "emergency is over".to_owned();
+                    self.effects.push_back(Effect::Log(Level::Warn, line));
+                }
+            }
+            (None, None) => {
+                if self.watched.ticks == 1 {
+                    self.metrics.record(Metric::EmergencyActive, 0);
+                }
+            }
+        }
+    }
+
+    /// Whether this worker is the first of the process to speak of a state of this configuration.
+    /// The slot holds the configuration's fingerprint and a number for the state.
+    fn is_mine(&self, turn: &mut Turn<'_>, what: &str, state: u64) -> bool {
+        let key = format!("quota_gate/1/told/{what}");
+        let mut record = self.config.fingerprint.to_le_bytes().to_vec();
+        record.extend_from_slice(&state.to_le_bytes());
+        let (told, version) = turn.shared.load(&key);
+        told != record && turn.shared.store(&key, &record, version)
+    }
+
+    /// Counts what full tables let go, and what happened to leases.
+    pub(super) fn count_tables(&mut self) {
+        for (table, evictions) in [
+            (Table::Cache, self.cache.take_evictions()),
+            (Table::Lease, self.leases.take_evictions()),
+            (Table::LocalLimit, self.local.take_evictions()),
+        ] {
+            if evictions > 0 {
+                self.metrics.add(Metric::Evictions(table), count(evictions));
+            }
+        }
+        for (event, times) in self.leases.take_counts().events() {
+            if times > 0 {
+                self.metrics.add(Metric::Leases(event), count(times));
+            }
+        }
+        for backend in 0..self.breakers.len() {
+            let now = i64::from(self.pending.in_flight(backend));
+            let Some(told) = self.in_flight_told.get_mut(backend) else {
+                continue;
+            };
+            self.metrics
+                .add(Metric::Pending(backend), now.saturating_sub(*told));
+            *told = now;
+        }
+    }
+}
+
+fn count(times: u64) -> i64 {
+    i64::try_from(times).unwrap_or(i64::MAX)
+}
+
+/// How often an active emergency is told again: nobody is to forget it, nor to drown in it.
+const EMERGENCY_EVERY: Duration = Duration::from_secs(60);
+const EMERGENCY_EVERY_NANOS: u64 = 60_000_000_000;
+
+/// Gauges are process-wide and every worker sets them; a stale one is put right within this many
+/// ticks (one second).
+const GAUGES_EVERY: u64 = 50;

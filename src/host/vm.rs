@@ -1,0 +1,418 @@
+//! The contexts of one VM: which gate a stream belongs to, and each callback of the host.
+//!
+//! A configuration push makes a new root context; streams of the old one stay with the old gate
+//! until they end. Most of the time there is one root, and then no stream needs to be remembered:
+//! whatever is not noted in `owners` belongs to the oldest root.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use super::abi::{self, Buffer, Level, Map, MetricKind};
+use super::view::{HostRequest, HostShared};
+use crate::config::parse;
+use crate::decision::Outcome;
+use crate::denial::Denial;
+use crate::gate::reply::CallEnd;
+use crate::gate::{self, CallId, Effect, Flow, Gate, Outgoing, Release, StreamId, TICK};
+use crate::metrics::{Kind, Metric};
+use crate::pairs;
+use crate::time::{Wall, millis};
+use crate::wire::{BODY_BYTES_MAX, RawReply};
+
+thread_local! {
+    static VM: RefCell<Vm> = const { RefCell::new(Vm::new()) };
+}
+
+/// Everything that this VM holds.
+struct Vm {
+    roots: BTreeMap<u32, Root>,
+    owners: BTreeMap<u32, u32>,
+}
+
+/// One plugin configuration at work.
+#[derive(Default)]
+struct Root {
+    gate: Option<Gate>,
+    calls: BTreeMap<u32, CallId>,
+    metrics: BTreeMap<Metric, u32>,
+}
+
+pub(super) fn on_context_create(context: u32, root: u32) {
+    with(|vm| {
+        if root == 0 {
+            vm.roots.insert(context, Root::default());
+        } else if vm.oldest() != Some(root) {
+            vm.owners.insert(context, root);
+        }
+    });
+}
+
+pub(super) fn on_configure(root: u32) -> bool {
+    let bytes = abi::buffer(Buffer::Configuration, CONFIGURATION_BYTES_MAX);
+    match parse::parse(&bytes) {
+        Err(problems) => {
+            for line in problems.lines() {
+                abi::log(Level::Error, &line);
+            }
+            false
+        }
+        Ok(config) => {
+            let gate = Gate::new(config, seed(root));
+            with(|vm| vm.roots.entry(root).or_default().gate = Some(gate));
+            abi::set_tick_period(u32::try_from(millis(TICK)).unwrap_or(1));
+            true
+        }
+    }
+}
+
+pub(super) fn on_tick(root: u32) {
+    with(|vm| {
+        let Some(root) = vm.roots.get_mut(&root) else {
+            return;
+        };
+        if let Some(gate) = &mut root.gate {
+            gate.handle_tick(wall(), &mut HostShared);
+        }
+        root.drain(None);
+        root.flush();
+    });
+}
+
+/// `true` when the request may go on now.
+pub(super) fn on_request_headers(stream: u32) -> bool {
+    with(|vm| {
+        let Some(root) = vm.root_of(stream) else {
+            return refuse();
+        };
+        let Some(gate) = &mut root.gate else {
+            return refuse();
+        };
+        let id = StreamId(stream);
+        match gate.handle_request(wall(), id, &HostRequest, &mut HostShared) {
+            Flow::Answer(answer) => {
+                root.drain(None);
+                send(&answer);
+                false
+            }
+            Flow::Release(release) => {
+                root.drain(None);
+                carry_out(&release)
+            }
+            Flow::Wait => {
+                // The host may refuse the call at once: then the stream is released within its
+                // own callback, where it can't be resumed, only told to go on.
+                let mut own = Some((id, None));
+                root.drain(own.as_mut());
+                own.and_then(|(_, release)| release)
+                    .is_some_and(|release| carry_out(&release))
+            }
+        }
+    })
+    .unwrap_or_else(refuse)
+}
+
+/// Whether the body or the trailers of a request may go on: not while its check is pending. The
+/// host holds them by itself unless `allow_on_headers_stop_iteration` is set.
+pub(super) fn may_go_on(stream: u32) -> bool {
+    with(|vm| {
+        let gate = vm.root_of(stream).and_then(|root| root.gate.as_ref());
+        !gate.is_some_and(|gate| gate.waits(StreamId(stream)))
+    })
+    .unwrap_or(true)
+}
+
+pub(super) fn on_response_headers(stream: u32) {
+    with(|vm| {
+        let Some(gate) = vm.root_of(stream).and_then(|root| root.gate.as_mut()) else {
+            return;
+        };
+        for (name, value) in gate.take_response_fields(StreamId(stream)) {
+            // What the upstream says of its own limits is not overwritten.
+            if abi::header(Map::Response, name).is_none() {
+                abi::set_header(Map::Response, name, &value);
+            }
+        }
+    });
+}
+
+pub(super) fn on_http_call_response(root: u32, token: u32, headers: u32) {
+    with(|vm| {
+        let Some(root) = vm.roots.get_mut(&root) else {
+            return;
+        };
+        let Some(call) = root.calls.remove(&token) else {
+            return;
+        };
+        if headers == 0 {
+            root.end(call, CallEnd::Broken);
+        } else {
+            let bytes = abi::header_pairs(Map::CallReply).unwrap_or_default();
+            let headers = pairs::parse(&bytes);
+            let status = value(&headers, b":status").and_then(status_of);
+            match (status, value(&headers, FROM_BACKEND)) {
+                (None, _) => root.end(call, CallEnd::Broken),
+                (Some(status), None) => root.end(call, CallEnd::Host(status)),
+                (Some(status), Some(_)) => {
+                    let body = abi::buffer(Buffer::CallReply, BODY_BYTES_MAX.saturating_add(1));
+                    let reply = RawReply {
+                        status,
+                        headers: &headers,
+                        body: &body,
+                        now: wall(),
+                    };
+                    root.end(call, CallEnd::Reply(reply));
+                }
+            }
+        }
+        root.drain(None);
+    });
+}
+
+/// A root that is done has been replaced: what it has counted is handed over.
+pub(super) fn on_done(context: u32) {
+    with(|vm| {
+        if let Some(root) = vm.roots.get_mut(&context) {
+            root.flush();
+        }
+    });
+}
+
+pub(super) fn on_delete(context: u32) {
+    with(|vm| {
+        if let Some(mut root) = vm.roots.remove(&context) {
+            root.retire();
+            return;
+        }
+        if let Some(gate) = vm.root_of(context).and_then(|root| root.gate.as_mut()) {
+            gate.handle_close(StreamId(context));
+        }
+        vm.owners.remove(&context);
+    });
+}
+
+impl Vm {
+    const fn new() -> Self {
+        Self {
+            roots: BTreeMap::new(),
+            owners: BTreeMap::new(),
+        }
+    }
+
+    fn oldest(&self) -> Option<u32> {
+        self.roots.keys().next().copied()
+    }
+
+    fn root_of(&mut self, stream: u32) -> Option<&mut Root> {
+        let owner = if self.owners.is_empty() {
+            None
+        } else {
+            self.owners.get(&stream).copied()
+        };
+        match owner {
+            Some(owner) => self.roots.get_mut(&owner),
+            None => self.roots.values_mut().next(),
+        }
+    }
+}
+
+impl Root {
+    fn end(&mut self, call: CallId, end: CallEnd<'_>) {
+        if let Some(gate) = &mut self.gate {
+            gate.handle_reply(wall(), call, end, &mut HostShared);
+        }
+    }
+
+    /// Carries out what the gate wants done. The release of the stream whose callback is running
+    /// is put into `own` instead.
+    fn drain(&mut self, mut own: Option<&mut (StreamId, Option<Release>)>) {
+        while let Some(effect) = self.gate.as_mut().and_then(Gate::poll_effect) {
+            match effect {
+                Effect::Call(outgoing) => self.call(outgoing),
+                Effect::Log(level, line) => abi::log(level_of(level), &line),
+                Effect::Release(stream, release) => match &mut own {
+                    Some((running, slot)) if *running == stream => *slot = Some(release),
+                    Some(_) | None => resume(stream, &release),
+                },
+            }
+        }
+    }
+
+    fn call(&mut self, outgoing: Outgoing) {
+        let Some(gate) = &self.gate else { return };
+        let cluster = gate
+            .config()
+            .backends
+            .get(outgoing.backend)
+            .map(|to| to.cluster.clone());
+        let headers = pairs::serialize(outgoing.message.headers());
+        let token = cluster.and_then(|cluster| {
+            abi::http_call(
+                &cluster,
+                &headers,
+                &outgoing.message.body,
+                outgoing.timeout_ms,
+            )
+        });
+        match token {
+            Some(token) => {
+                self.calls.insert(token, outgoing.id);
+            }
+            None => self.end(outgoing.id, CallEnd::Refused),
+        }
+    }
+
+    fn flush(&mut self) {
+        let Self {
+            gate: Some(gate),
+            metrics,
+            ..
+        } = self
+        else {
+            return;
+        };
+        let mut changes = Vec::new();
+        gate.flush_metrics(|metric, change| changes.push((metric, change)));
+        for (metric, change) in changes {
+            let id = match metrics.get(&metric) {
+                Some(id) => *id,
+                None => {
+                    let name = metric.name(gate.config());
+                    let Some(id) = abi::define_metric(kind_of(metric.kind()), &name) else {
+                        continue;
+                    };
+                    metrics.insert(metric, id);
+                    id
+                }
+            };
+            match metric.kind() {
+                Kind::Counter | Kind::Delta => abi::increment_metric(id, change),
+                Kind::Gauge | Kind::Histogram => {
+                    abi::record_metric(id, u64::try_from(change).unwrap_or(0));
+                }
+            }
+        }
+    }
+
+    /// The host is about to forget this root: what is in flight will not be heard of again.
+    fn retire(&mut self) {
+        if let Some(gate) = &mut self.gate {
+            gate.handle_end(wall(), &mut HostShared);
+        }
+        self.drain(None);
+        self.flush();
+    }
+}
+
+/// Lets a stream leave from the callback of another context.
+fn resume(stream: StreamId, release: &Release) {
+    if abi::set_effective_context(stream.0) && carry_out(release) {
+        abi::continue_request();
+    }
+}
+
+/// Marks or answers the request in effect; `true` when it may go on.
+fn carry_out(release: &Release) -> bool {
+    abi::set_property(LOG_STATE, release.log_state.as_bytes());
+    match release.decision.outcome {
+        Outcome::Allow(reason) => {
+            abi::set_header(
+                Map::Request,
+                DECISION_HEADER,
+                reason.header_value().as_bytes(),
+            );
+            true
+        }
+        Outcome::Deny(_) => {
+            match Gate::denial(release, &HostRequest) {
+                Some(denial) => send(&denial),
+                None => {
+                    refuse();
+                }
+            }
+            false
+        }
+    }
+}
+
+fn send(denial: &Denial) {
+    let headers = denial
+        .headers
+        .iter()
+        .map(|(name, value)| (&**name, &**value));
+    abi::send_local_response(
+        u32::from(denial.status),
+        denial.details,
+        &pairs::serialize(headers),
+        &denial.body,
+        denial.grpc_status,
+    );
+}
+
+/// Answers a request that reached a plugin without configuration, or a VM in a state that should
+/// not be: closed, because nobody has said that it may be open.
+fn refuse() -> bool {
+    const GRPC_UNAVAILABLE: i32 = 14;
+    abi::send_local_response(
+        503,
+        "quota_gate_internal",
+        pairs::EMPTY,
+        b"",
+        GRPC_UNAVAILABLE,
+    );
+    false
+}
+
+/// Runs a callback on the VM's state. The host does not call back within a callback, but if it
+/// did, nothing would happen rather than a panic.
+fn with<T>(run: impl FnOnce(&mut Vm) -> T) -> Option<T> {
+    VM.with(|vm| vm.try_borrow_mut().ok().map(|mut vm| run(&mut vm)))
+}
+
+fn wall() -> Wall {
+    Wall(abi::time())
+}
+
+/// Differs between workers and between starts, as far as a clock can make it.
+fn seed(root: u32) -> u64 {
+    let here = &raw const root;
+    abi::time() ^ u64::from(root).rotate_left(48) ^ u64::try_from(here.addr()).unwrap_or(0)
+}
+
+fn value<'a>(headers: &[(&'a [u8], &'a [u8])], wanted: &[u8]) -> Option<&'a [u8]> {
+    headers
+        .iter()
+        .find(|(name, _)| *name == wanted)
+        .map(|(_, value)| *value)
+}
+
+fn status_of(text: &[u8]) -> Option<u16> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+const fn level_of(level: gate::Level) -> Level {
+    match level {
+        gate::Level::Error => Level::Error,
+        gate::Level::Info => Level::Info,
+        gate::Level::Warn => Level::Warn,
+    }
+}
+
+const fn kind_of(kind: Kind) -> MetricKind {
+    match kind {
+        Kind::Counter => MetricKind::Counter,
+        Kind::Delta | Kind::Gauge => MetricKind::Gauge,
+        Kind::Histogram => MetricKind::Histogram,
+    }
+}
+
+/// Readable in access logs as `%FILTER_STATE(wasm.quota_gate:PLAIN)%`.
+const LOG_STATE: &[u8] = b"quota_gate";
+
+/// What the upstream is told. Setting it also removes what a client sent under this name.
+const DECISION_HEADER: &str = "x-quota-decision";
+
+/// What every real answer carries, and no answer that Envoy made itself.
+const FROM_BACKEND: &[u8] = b"x-envoy-upstream-service-time";
+
+/// Far above any configuration within the parser's bounds.
+const CONFIGURATION_BYTES_MAX: usize = 16 * 1024 * 1024;

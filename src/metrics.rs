@@ -1,0 +1,232 @@
+//! Every metric: its name, its kind, and what has changed since the last flush.
+//!
+//! Counting happens in the VM's own memory and costs no call to the host; a tick hands the sums
+//! over. Names carry their labels as `.label.value` pairs, which the published `stats_tags` take
+//! apart (`wasmcustom.quota_gate.requests.policy.gold.decision.allow.reason.leased`).
+
+use std::collections::BTreeMap;
+
+use crate::config::Config;
+use crate::decision::{CheckError, Outcome};
+
+/// One series of one metric.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Metric {
+    /// Changes of a breaker to open.
+    BreakerTrips(usize),
+    /// 0 closed, 1 half open, 2 open.
+    BreakerState(usize),
+    /// Milliseconds from the call to its reply.
+    CalloutDuration(usize),
+    /// Calls that ended, by what came of them.
+    Callouts(usize, CalloutResult),
+    /// 1 while an emergency is active.
+    EmergencyActive,
+    /// Entries that a full table let go.
+    Evictions(Table),
+    /// Requests whose check had no answer, by cause.
+    Failures(usize, CheckError),
+    /// What happened to leases.
+    Leases(&'static str),
+    /// Calls in flight.
+    Pending(usize),
+    /// Requests by decision and reason; the policy is `None` for `off`.
+    Requests(Option<usize>, Outcome),
+    /// Requests whose route metadata was not valid.
+    RouteMetadataErrors,
+}
+
+/// What came of a call.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum CalloutResult {
+    /// The backend said yes.
+    Allow,
+    /// The backend said no.
+    Deny,
+    /// There was no answer.
+    Failed(CheckError),
+    /// The key is not valid.
+    Reject,
+}
+
+/// A bounded table.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Table {
+    /// Remembered decisions.
+    Cache,
+    /// Leases.
+    Lease,
+    /// Slots of the local limit.
+    LocalLimit,
+}
+
+/// The kinds of metric that hosts know.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// It only grows: the change is added.
+    Counter,
+    /// It goes up and down: the change is added.
+    Delta,
+    /// It is set to the value.
+    Gauge,
+    /// The value is one of many.
+    Histogram,
+}
+
+impl Metric {
+    /// What kind of metric it is.
+    #[must_use]
+    pub const fn kind(self) -> Kind {
+        match self {
+            Self::BreakerState(_) | Self::EmergencyActive => Kind::Gauge,
+            Self::CalloutDuration(_) => Kind::Histogram,
+            Self::Pending(_) => Kind::Delta,
+            Self::BreakerTrips(_)
+            | Self::Callouts(..)
+            | Self::Evictions(_)
+            | Self::Failures(..)
+            | Self::Leases(_)
+            | Self::Requests(..)
+            | Self::RouteMetadataErrors => Kind::Counter,
+        }
+    }
+
+    /// The name under which the host knows it.
+    #[must_use]
+    pub fn name(self, config: &Config) -> String {
+        let (base, labels) = self.parts(config);
+        let mut name = String::from("quota_gate.");
+        name.push_str(base);
+        for (label, value) in labels.into_iter().flatten() {
+            for part in [".", label, ".", value] {
+                name.push_str(part);
+            }
+        }
+        name
+    }
+
+    fn parts(self, config: &Config) -> (&'static str, [Option<(&'static str, &str)>; 3]) {
+        let backend = |index: usize| {
+            let name = config
+                .backends
+                .get(index)
+                .map_or("unknown", |backend| &backend.name);
+            Some(("backend", name))
+        };
+        match self {
+            Self::BreakerState(index) => ("breaker_state", [backend(index), None, None]),
+            Self::BreakerTrips(index) => ("breaker_trips", [backend(index), None, None]),
+            Self::CalloutDuration(index) => ("callout_duration_ms", [backend(index), None, None]),
+            Self::Callouts(index, result) => (
+                "callouts",
+                [backend(index), Some(("result", result.code())), None],
+            ),
+            Self::EmergencyActive => ("emergency_active", [None; 3]),
+            Self::Evictions(table) => ("evictions", [Some(("table", table.code())), None, None]),
+            Self::Failures(index, cause) => (
+                "failures",
+                [backend(index), Some(("cause", cause.code())), None],
+            ),
+            Self::Leases(event) => ("leases", [Some(("event", event)), None, None]),
+            Self::Pending(index) => ("pending", [backend(index), None, None]),
+            Self::Requests(policy, outcome) => {
+                let policy = policy
+                    .map_or(Some("off"), |index| {
+                        config.policies.get(index).map(|p| &*p.name)
+                    })
+                    .unwrap_or("unknown");
+                let labels = [
+                    ("policy", policy),
+                    ("decision", outcome.word()),
+                    ("reason", outcome.reason()),
+                ];
+                ("requests", labels.map(Some))
+            }
+            Self::RouteMetadataErrors => ("route_metadata_errors", [None; 3]),
+        }
+    }
+}
+
+impl CalloutResult {
+    const fn code(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Failed(cause) => cause.code(),
+            Self::Reject => "reject",
+        }
+    }
+}
+
+impl Table {
+    const fn code(self) -> &'static str {
+        match self {
+            Self::Cache => "cache",
+            Self::Lease => "lease",
+            Self::LocalLimit => "local_limit",
+        }
+    }
+}
+
+/// What has changed since the last flush.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    sums: BTreeMap<Metric, i64>,
+    values: Vec<(Metric, u64)>,
+}
+
+impl Metrics {
+    /// Adds to a counter, or moves a gauge.
+    pub fn add(&mut self, metric: Metric, change: i64) {
+        let sum = self.sums.entry(plain(metric)).or_default();
+        *sum = sum.saturating_add(change);
+    }
+
+    /// Sets a gauge, or adds a value to a histogram.
+    ///
+    /// Between two flushes at most [`VALUES_MAX`] values are kept: what is above is dropped, so
+    /// that a host that never ticks can't fill the memory.
+    pub fn record(&mut self, metric: Metric, value: u64) {
+        if self.values.len() < VALUES_MAX {
+            self.values.push((metric, value));
+        }
+    }
+
+    /// Hands over everything that has changed: `(metric, change or value)`.
+    pub fn flush(&mut self, mut each: impl FnMut(Metric, i64)) {
+        for (metric, change) in std::mem::take(&mut self.sums) {
+            if change != 0 {
+                each(metric, change);
+            }
+        }
+        for (metric, value) in self.values.drain(..) {
+            each(metric, i64::try_from(value).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+/// A status is for the log; in metrics all of them are one cause.
+const fn plain(metric: Metric) -> Metric {
+    match metric {
+        Metric::Callouts(backend, CalloutResult::Failed(CheckError::Status(_))) => {
+            Metric::Callouts(backend, CalloutResult::Failed(CheckError::Status(0)))
+        }
+        Metric::Failures(backend, CheckError::Status(_)) => {
+            Metric::Failures(backend, CheckError::Status(0))
+        }
+        Metric::BreakerState(_)
+        | Metric::BreakerTrips(_)
+        | Metric::CalloutDuration(_)
+        | Metric::Callouts(..)
+        | Metric::EmergencyActive
+        | Metric::Evictions(_)
+        | Metric::Failures(..)
+        | Metric::Leases(_)
+        | Metric::Pending(_)
+        | Metric::Requests(..)
+        | Metric::RouteMetadataErrors => metric,
+    }
+}
+
+/// A worker that answers 100,000 calls a second has 2,000 of them between two ticks of 20 ms.
+const VALUES_MAX: usize = 4096;
