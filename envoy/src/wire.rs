@@ -310,12 +310,13 @@ fn read_ratelimit(body: &Bytes) -> Result<Asked, Box<Answer>> {
     };
     // protojson takes 64-bit numbers as strings and as numbers.
     let number = |value: &Value| value.as_u64().or_else(|| value.as_str()?.parse().ok());
-    let cost = number(&descriptors[0]["hitsAddend"]).or_else(|| number(&json["hitsAddend"]));
+    // At the descriptor's level an addend of 0 counts nothing; at the request's it is not set.
+    let cost = number(&descriptors[0]["hitsAddend"])
+        .unwrap_or_else(|| number(&json["hitsAddend"]).unwrap_or(0).max(1));
     Ok(Asked {
         namespace: domain.to_owned(),
         descriptor: entries.iter().map(entry).collect(),
-        // The service reads an addend of 0 as one that is not set.
-        cost: cost.unwrap_or(0).max(1),
+        cost,
         cost_min: None,
         call: Call::Charge { draft03: false },
     })

@@ -231,7 +231,7 @@ fn envoy_ratelimit_says_ok_and_over_limit_and_leaves_out_zeros() {
 }
 
 #[test]
-fn envoy_ratelimit_answers_400_to_failures_and_reads_the_addend_of_the_request() {
+fn envoy_ratelimit_answers_400_to_failures_and_reads_both_addends() {
     let backend = backend();
     let entries = json!([{"entries": [{"key": "tenant", "value": "acme"}]}]);
 
@@ -248,8 +248,15 @@ fn envoy_ratelimit_answers_400_to_failures_and_reads_the_addend_of_the_request()
         .expect_status(200)
         .expect_json("/overallCode", "OK");
 
-    let checks = backend.expect_checks(4);
+    let free = json!({"domain": "api", "hitsAddend": 7,
+        "descriptors": [{"entries": entries[0]["entries"], "hitsAddend": "0"}]});
+    post_json(&backend, "/json", &free).expect_status(200);
+    let unset = json!({"domain": "api", "descriptors": entries, "hitsAddend": 0});
+    post_json(&backend, "/json", &unset).expect_status(200);
+
+    let checks = backend.expect_checks(6);
     assert_eq!((checks[3].wire, checks[3].cost), (Wire::EnvoyRatelimit, 7));
+    assert_eq!((checks[4].cost, checks[5].cost), (0, 1));
     assert_eq!(checks[3].namespace, "api");
 }
 
