@@ -400,14 +400,15 @@ impl Builder {
 
     /// An entry has one source, and what goes with it.
     fn check_sources(&mut self, node: &Node<'_>) {
-        let mut given: Vec<_> = SOURCES
-            .into_iter()
-            .filter_map(|key| Some((node.find(key)?.0, key)))
+        let sources = entry::ENTRY.one_of;
+        let mut given: Vec<_> = sources
+            .iter()
+            .filter_map(|key| Some((node.find(key)?.0, *key)))
             .collect();
         given.sort_by_key(|(position, _)| *position);
         let mut given = given.into_iter();
         let Some((_, first)) = given.next() else {
-            let sources = one_of(SOURCES.iter().map(|key| key.name));
+            let sources = one_of(sources.iter().map(|key| key.name));
             let expected = format!("a source of the value: {sources}");
             self.problems
                 .add(node.at.path(), ProblemKind::Missing { expected });
@@ -606,16 +607,6 @@ const fn overlap(one: StatusPattern, other: StatusPattern) -> bool {
 fn owned(text: Option<&str>) -> Option<String> {
     text.map(str::to_owned)
 }
-
-/// Where an entry's value may come from.
-static SOURCES: [&Key; 6] = [
-    &entry::HEADER,
-    &entry::PROPERTY,
-    &entry::CLIENT_IP,
-    &entry::ROUTE_NAME,
-    &entry::QUERY,
-    &entry::VALUE,
-];
 
 /// Names listed when one is not found; the reader meant none of them.
 const DECLARED_SHOWN: usize = 10;

@@ -155,7 +155,7 @@ impl Form {
     #[must_use]
     pub const fn pattern(self) -> &'static str {
         match self {
-            Self::Authority => r#"^[!$-+.-.0->A-~-]+$"#,
+            Self::Authority => r#"^[^\s/?#@,"]+$"#,
             Self::Cluster => "^[!-~]+$",
             Self::DenialHeader | Self::Method | Self::SentHeader | Self::TrustedHeader => {
                 "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"
@@ -166,8 +166,8 @@ impl Form {
             Self::Line => r"^[^\u0000-\u001f\u007f-\u009f]+$",
             Self::Name => "^[A-Za-z0-9_-]+$",
             Self::Origin => r"^(\*|[A-Za-z][A-Za-z0-9+.-]*://[^/?#@\s]+)$",
-            Self::Path => "^/[!-\"$->@-~]*$",
-            Self::PathAndQuery => "^/[!-\"$-~]*$",
+            Self::Path => r"^/[^\s?#]*$",
+            Self::PathAndQuery => r"^/[^\s#]*$",
             Self::PolicyName => "^(?!off$)[A-Za-z0-9_-]+$",
             Self::ReadHeader => "^([!#$%&'*+.^_`|~0-9A-Za-z-]+|:authority|:method|:path|:scheme)$",
             Self::Time => r"^\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})$",

@@ -17,6 +17,8 @@ pub struct Table {
     pub keys: &'static [&'static Key],
     /// Its name in the reference.
     pub name: &'static str,
+    /// Keys of which exactly one has to be there; none for no such rule.
+    pub one_of: &'static [&'static Key],
 }
 
 impl Table {
@@ -119,6 +121,7 @@ macro_rules! table {
         $module:ident $table:ident $table_name:literal $table_doc:literal {
             $($key:ident $name:literal $kind:expr, $presence:expr, $doc:literal;)*
         }
+        $(one_of [$($one_of:ident),*])?
     ) => {
         #[doc = $table_doc]
         pub mod $module {
@@ -140,6 +143,7 @@ macro_rules! table {
                 doc: doc!($table_doc),
                 keys: &[$(&$key),*],
                 name: doc!($table_name),
+                one_of: &[$($(&$one_of),*)?],
             };
         }
     };
@@ -283,7 +287,7 @@ table! { entry ENTRY "descriptor entry"
         "Whether the descriptor is complete without this entry.";
     DEFAULT "default" Kind::Text(Form::Line), otherwise!("none"),
         "The value when there is none.";
-}}
+} one_of [HEADER, PROPERTY, CLIENT_IP, ROUTE_NAME, QUERY, VALUE] }
 
 table! { client_ip CLIENT_IP "client_ip" "Which address is the client's." {
     TRUSTED_HOPS "trusted_hops" Kind::Count(0, 32), Presence::Required,
@@ -409,6 +413,7 @@ pub mod route_override {
             &policy::DENIAL,
         ],
         name: doc!("override"),
+        one_of: &[],
     };
 }
 

@@ -5,6 +5,7 @@
 //! - `build`: the shipped module `dist/quota_gate.wasm`, held to its interface and size
 //! - `test`: every check that CI runs
 //! - `tidy`: house rules over the repository's files; `deny`: what dependencies may be
+//! - `reference`: the configuration's JSON Schema and reference, made from its keys
 //! - `paths`: where things are; `process`: running commands; `say`: telling what goes on
 
 mod build;
@@ -12,6 +13,7 @@ mod deny;
 mod interface;
 mod paths;
 mod process;
+mod reference;
 mod say;
 mod setup;
 mod test;
@@ -34,6 +36,8 @@ struct Cli {
 enum Command {
     /// Build dist/quota_gate.wasm; print its size, imports and exports
     Build(build::Args),
+    /// Write envoy/quota-gate.schema.json and docs/reference.md
+    Reference(reference::Args),
     /// Fetch what build, test and demo need, and say where it is
     Setup(setup::Args),
     /// Run every check that CI runs, or the named ones
@@ -55,6 +59,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Build(args) => build::run(&args)?,
+        Command::Reference(args) => reference::run(&args)?,
         Command::Setup(args) => setup::run(&args)?,
         Command::Test(args) => return test::run(&args),
         Command::Tidy => tidy::run()?,
