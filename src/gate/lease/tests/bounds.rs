@@ -296,7 +296,11 @@ fn random_setting(random: &mut Random) -> Setting {
 
 /// Mostly a few keys; now and then all of them.
 const fn random_key_bound(step: u64) -> u64 {
-    if step % 10 == 0 { KEYS as u64 - 1 } else { 2 }
+    if step.is_multiple_of(10) {
+        KEYS as u64 - 1
+    } else {
+        2
+    }
 }
 
 /// One worker beside a backend without a limit to speak of, 1 ms away.
