@@ -8,8 +8,8 @@
 //! | rejected | every request of the key | `rejected_ttl` |
 //!
 //! The backend's `max-age` bounds every one of them, and `no-store` keeps it from being remembered
-//! at all, for stale use too. A denial is over when the backend said that it would be (`Retry-After`
-//! or the window's reset, whichever comes first), stale or not: after that it says nothing.
+//! at all, for stale use too. A denial is over when the backend said that it would be
+//! (`Retry-After` or the window's reset, whichever comes first), stale or not: after that it says nothing.
 //!
 //! # The switches
 //! They depend on nothing but themselves. Each ttl is asked for when an answer is stored *and* when
@@ -30,8 +30,8 @@
 //! of the main queue, which gets a second chance if it was used since its last. What is over goes
 //! first and is not counted. So a flood of keys that never come back passes through probation and
 //! leaves alone whatever is in use. When a long row of entries is in use, the newcomer is not held
-//! (and counted as the one that left). An entry that would take more than a sixteenth of the bytes is
-//! not held at all.
+//! (and counted as the one that left). An entry that would take more than a sixteenth of the bytes
+//! is not held at all.
 
 use std::collections::VecDeque;
 use std::time::Duration;

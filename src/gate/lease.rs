@@ -15,8 +15,9 @@
 //! once, how it ended.
 //!
 //! # How much is asked for
-//! *Demand* is what a key of this worker uses in one *horizon*, half the ttl (5 s at most): a moving
-//! average over that time, in which a key's first request counts as one and nothing is guessed.
+//! *Demand* is what a key of this worker uses in one *horizon*, half the ttl (5 s at most): a
+//! moving average over that time, in which a key's first request counts as one and nothing is
+//! guessed.
 //! *Speed* is what came in the last round trip. With `latency` the backend's (a moving average that
 //! follows slow replies faster than quick ones):
 //!
@@ -33,8 +34,8 @@
 //! The demand of a key that has fallen silent is forgotten with it.
 //!
 //! # How long it may be spent
-//! Until the ttl or the window's end, whichever is first, both counted from when it was *asked for*:
-//! the reply's own time on the way can't carry units into the next window. A renewal is a second
+//! Until the ttl or the window's end, whichever is first, both counted from when it was *asked
+//! for*: the reply's own time on the way can't carry units into the next window. A renewal is a second
 //! tranche with its own end; the tranche that ends first is spent first. A third one is added to
 //! the later of the two and takes the earlier of their ends. A reply that comes after its own
 //! tranche has ended still pays for the request that asked.
@@ -59,8 +60,8 @@
 //!   that a key falls silent or its window ends, and one batch for each call without an answer.
 //! - Calls in steady state: `1000 / min(max_units − low, R × H)` for 1,000 requests of cost 1.
 //!   That is 2 to 4 at 5,000 requests/s with `max_units` 500 and a ttl of 1 s.
-//! - Nobody waits in steady state while `2 × R × latency` is below `max_units / 2`; a key waits once
-//!   after each end of a window, one round trip, because units of the old one are void.
+//! - Nobody waits in steady state while `2 × R × latency` is below `max_units / 2`; a key waits
+//!   once after each end of a window, one round trip, because units of the old one are void.
 //!
 //! # When the table is full
 //! A key that is not known takes the place of one that holds nothing, waits for nothing and was
@@ -462,7 +463,6 @@ impl Lease {
         let rest = cost.saturating_sub(self.first.units);
         self.first.units = self.first.units.saturating_sub(cost);
         self.later.units = self.later.units.saturating_sub(rest);
-        self.close_up();
         true
     }
 
@@ -501,7 +501,7 @@ impl Lease {
         self.roll_window(now);
         let plan = self.plan(now, terms);
         let least = cost.max(1).saturating_mul(BATCH_MIN);
-        if now < self.plain_until || plan.ahead < least {
+        if plan.ahead < least {
             return None;
         }
         // What is about to expire won't be there any more when the next call could have ended.
@@ -671,21 +671,19 @@ impl Lease {
             self.window_end = None;
             self.refusals = 0;
             self.plain_until = now;
+            self.quiet_until = now;
         }
         if self.remaining.is_some_and(|(_, until)| now >= until) {
             self.remaining = None;
         }
     }
 
-    /// Makes the key plain for a while.
+    /// Makes the key plain for a while, or until the window is over.
     fn back_off(&mut self, now: Instant) {
         let until = now.after(doubled(BACK_OFF, self.refusals, BACK_OFF_MAX));
         self.refusals = self.refusals.saturating_add(1).min(REFUSALS_MAX);
-        self.plain_until = match self.window_end {
-            Some(end) if end > now => until.min(end),
-            Some(_) | None => until,
-        };
-        self.quiet_until = self.plain_until;
+        self.plain_until = until;
+        self.quiet_until = until;
     }
 
     const fn left(&self) -> u64 {

@@ -54,11 +54,11 @@ fn others_join_while_a_lease_is_asked_for_and_are_served_from_the_grant_in_order
         let spend = leases.serve(at(8), KEY, 1, &TERMS);
         assert!(matches!(spend, Spend::Leased { .. }), "{spend:?}");
     }
-    // Two were promised nothing: the first asks for both, and for what comes next.
-    let Spend::Ask { units } = leases.serve(at(8), KEY, 1, &TERMS) else {
-        panic!("nothing was asked for");
-    };
-    assert!(units > 2, "{units}");
+    // Two were promised nothing: the first asks for both, for a demand of 10, and for the 12 that
+    // come in two round trips if 6 came in the last one.
+    let spend = leases.serve(at(8), KEY, 1, &TERMS);
+    let units = 24;
+    assert_eq!(spend, Spend::Ask { units });
     leases.asked(at(8), KEY, units);
     assert_eq!(leases.serve(at(8), KEY, 1, &TERMS), Spend::Join);
 }
@@ -273,6 +273,26 @@ fn never_holds_or_asks_for_more_than_max_units() {
 }
 
 #[test]
+fn what_is_left_counts_toward_max_units_when_more_is_asked_for() {
+    let mut leases = roomy();
+    let terms = LeaseTerms {
+        max_units: 10,
+        ..TERMS
+    };
+    warm(&mut leases);
+    leases.asked(at(4), KEY, 3);
+    leases.granted(at(5), KEY, &grant(3));
+
+    let spend = leases.spend(at(5), KEY, 3, &terms);
+    assert_eq!(spend, Spend::Plain);
+    keep_busy_under(&mut leases, 5, &terms);
+    leases.asked(at(5), KEY, 3);
+    leases.granted(at(6), KEY, &grant(3));
+    let spend = leases.spend(at(6), KEY, 3, &terms);
+    assert_eq!(spend, Spend::Ask { units: 8 });
+}
+
+#[test]
 fn a_request_that_costs_more_than_max_units_or_nothing_is_a_plain_check() {
     let mut leases = roomy();
     warm(&mut leases);
@@ -404,6 +424,45 @@ fn a_refusal_holds_no_longer_than_the_window() {
 }
 
 #[test]
+fn a_window_that_is_told_later_ends_a_refusal_too() {
+    let mut leases = roomy();
+    keep_busy(&mut leases, 0);
+    for _ in 0..3 {
+        leases.asked(at(1), KEY, 100);
+        leases.refused(at(1), KEY, &Limits::NONE);
+    }
+    let limits = Limits {
+        reset: Some(ms(30)),
+        ..Limits::NONE
+    };
+    leases.observed(at(2), KEY, &limits);
+
+    assert_eq!(leases.spend(at(31), KEY, 1, &TERMS), Spend::Plain);
+    // The new window knows nothing of the refusals in the old one.
+    let Spend::Ask { units } = leases.spend(at(32), KEY, 1, &TERMS) else {
+        panic!("nothing was asked for");
+    };
+    assert!(units > 90, "{units}");
+}
+
+#[test]
+fn a_refusal_is_an_answer_and_ends_a_row_of_failures() {
+    let mut leases = roomy();
+    keep_busy(&mut leases, 0);
+    leases.asked(at(1), KEY, 100);
+    leases.failed(at(2), KEY);
+    leases.asked(at(2), KEY, 1);
+    leases.refused(at(3), KEY, &Limits::NONE);
+
+    keep_busy(&mut leases, 103);
+    let spend = leases.spend(at(103), KEY, 1, &TERMS);
+    assert!(
+        matches!(spend, Spend::Ask { units } if units > 50),
+        "{spend:?}"
+    );
+}
+
+#[test]
 fn what_is_left_is_spent_after_a_refusal_and_not_renewed_meanwhile() {
     let mut leases = roomy();
     hot(&mut leases);
@@ -468,6 +527,28 @@ fn after_a_failure_one_request_asks_for_its_cost_and_the_others_join_it() {
         panic!("nothing was asked for");
     };
     assert!(units > 100, "{units}");
+}
+
+#[test]
+fn those_who_waited_for_a_call_that_failed_are_not_asked_for_again() {
+    let mut leases = roomy();
+    let units = warm(&mut leases);
+    leases.asked(at(4), KEY, units);
+    for _ in 0..2 {
+        leases.spend(at(4), KEY, 200, &TERMS);
+    }
+    leases.failed(at(5), KEY);
+    leases.asked(at(2_000), KEY, 1);
+    leases.granted(at(2_001), KEY, &grant(1));
+
+    for _ in 0..4 {
+        leases.spend(at(9_000), KEY, 1, &TERMS);
+    }
+    let spend = leases.spend(at(9_000), KEY, 1, &TERMS);
+    assert!(
+        matches!(spend, Spend::Ask { units } if units < 40),
+        "{spend:?}"
+    );
 }
 
 #[test]
@@ -604,6 +685,23 @@ fn the_tick_drops_idle_keys_a_few_at_a_time_and_counts_what_they_lose() {
 }
 
 #[test]
+fn a_key_is_not_dropped_while_a_call_for_it_is_under_way() {
+    let mut leases = roomy();
+    let terms = LeaseTerms {
+        max_units: 10,
+        ttl: ms(10),
+    };
+    leases.spend(at(0), KEY, 1, &terms);
+    leases.asked(at(0), KEY, 10);
+
+    leases.handle_tick(at(60));
+    assert_eq!(leases.len(), 1);
+    leases.failed(at(70), KEY);
+    leases.handle_tick(at(80));
+    assert!(leases.is_empty());
+}
+
+#[test]
 fn an_entry_weighs_at_least_what_it_takes() {
     let slot = size_of::<super::super::table::Slot<Lease>>();
     let around = 2 * (8 + size_of::<usize>()) + 2 * size_of::<usize>() + 16;
@@ -684,8 +782,12 @@ fn hot(leases: &mut Leases) {
 
 /// 100 units wanted at once, so that the key is worth a batch for the next while.
 fn keep_busy(leases: &mut Leases, millis: u64) {
+    keep_busy_under(leases, millis, &TERMS);
+}
+
+fn keep_busy_under(leases: &mut Leases, millis: u64, terms: &LeaseTerms) {
     for _ in 0..100 {
-        leases.spend(at(millis), KEY, 1, &TERMS);
+        leases.spend(at(millis), KEY, 1, terms);
     }
 }
 
