@@ -1,5 +1,6 @@
 //! The quota backend: counts, speaks three wires, misbehaves on request, and keeps a journal.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -14,12 +15,12 @@ use crate::books::{Books, limit};
 use crate::eventually::now;
 use crate::fault::Fault;
 use crate::journal::Journal;
-use crate::response::{fields, values};
+use crate::response::{fields, readable, values};
 use crate::server::{Answer, Handler, Hangup, Line, Server, lock};
 use crate::wire::{Asked, NAMESPACE, QuotaHeaders, Wire, read, settle, text, wire_of};
 
 /// One check as the backend saw it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Check {
     /// When it had arrived, body included.
     pub at: Instant,
@@ -65,6 +66,23 @@ impl Check {
     #[must_use]
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+impl fmt::Debug for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Check")
+            .field(
+                "what",
+                &format!("{} {} {:?}", self.method, self.path, self.wire),
+            )
+            .field("h2", &self.h2)
+            .field("headers", &readable(&self.headers))
+            .field("body", &self.text())
+            .field("namespace", &self.namespace)
+            .field("descriptor", &self.descriptor)
+            .field("cost", &(self.cost, self.cost_min))
+            .finish_non_exhaustive()
     }
 }
 

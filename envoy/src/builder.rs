@@ -167,6 +167,9 @@ impl RigBuilder {
 
     /// Lays fields over the `HttpConnectionManager` of the listener with the filter:
     /// `use_remote_address` (true if not set), `xff_num_trusted_hops`, `stream_idle_timeout`, …
+    ///
+    /// With `use_remote_address` Envoy appends to `x-forwarded-for` the machine's own address in
+    /// place of a loopback peer's; a test of client addresses switches it off and sends its own.
     pub fn hcm(mut self, patch: &Value) -> Self {
         lay(&mut self.plan.patches.hcm, patch);
         self

@@ -1,12 +1,13 @@
 //! What a client got: status, headers, body, trailers and time, and what a test expects of them.
 
+use std::fmt;
 use std::time::Duration;
 
 use hyper::header::HeaderMap;
 use serde_json::Value;
 
 /// A response, read to its end.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Response {
     /// The HTTP status.
     pub status: u16,
@@ -175,6 +176,19 @@ impl Response {
             self.elapsed
         );
         self
+    }
+}
+
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Response")
+            .field("what", &self.what)
+            .field("status", &self.status)
+            .field("headers", &readable(&self.headers))
+            .field("body", &excerpt(&self.text()))
+            .field("trailers", &readable(&self.trailers))
+            .field("elapsed", &self.elapsed)
+            .finish()
     }
 }
 

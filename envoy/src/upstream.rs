@@ -1,5 +1,6 @@
 //! The upstream: echoes what it got, keeps a journal of it, and answers gRPC and upgrades.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -15,11 +16,11 @@ use serde_json::json;
 use crate::body::{Pieces, full};
 use crate::eventually::now;
 use crate::journal::Journal;
-use crate::response::{fields, values};
+use crate::response::{fields, readable, values};
 use crate::server::{Answer, Handler, Hangup, Line, Server, lock};
 
 /// One request as it reached the upstream.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Seen {
     /// When its headers were there.
     pub at: Instant,
@@ -46,6 +47,19 @@ impl Seen {
     #[must_use]
     pub fn header_values(&self, name: &str) -> Vec<String> {
         values(&self.headers, name)
+    }
+}
+
+impl fmt::Debug for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seen")
+            .field("what", &format!("{} {}", self.method, self.path))
+            .field("h2", &self.h2)
+            .field("headers", &readable(&self.headers))
+            .field("body_len", &self.body_len)
+            .field("trailers", &readable(&self.trailers))
+            .field("complete", &self.complete)
+            .finish_non_exhaustive()
     }
 }
 
