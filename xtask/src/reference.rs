@@ -75,6 +75,8 @@ fn schema_of_table(table: &Table) -> Value {
         let Value::Object(mut schema) = schema_of_kind(&key.kind) else {
             return field(key.name, Value::Null);
         };
+        // What the key means says more than what the object is.
+        schema.retain(|(name, _)| name != "description");
         schema.insert(0, field("description", text(key.doc)));
         if let (false, Some(default)) = (table.changes, default(key)) {
             schema.push(field("default", default));
@@ -229,14 +231,7 @@ fn collect_kind(path: &str, kind: &'static Kind, sections: &mut Vec<(String, &'s
         Kind::List(item, ..) => collect_kind(&format!("{path}[]"), item, sections),
         Kind::Map(_, item, _) => collect_kind(&format!("{path}.*"), item, sections),
         Kind::Table(table) => collect(path, table, sections),
-        Kind::Bool
-        | Kind::Count(..)
-        | Kind::Duration(..)
-        | Kind::Share
-        | Kind::Status
-        | Kind::Text(_)
-        | Kind::True
-        | Kind::Words(_) => {}
+        _ => {}
     }
 }
 
@@ -268,13 +263,7 @@ fn describe(kind: &Kind, path: &str) -> String {
             format!("[object](#{anchor})")
         }
         Kind::Text(form) => format!("{}, at most {} bytes", form.expected(), form.max_bytes()),
-        Kind::Bool
-        | Kind::Count(..)
-        | Kind::Duration(..)
-        | Kind::Share
-        | Kind::Status
-        | Kind::True
-        | Kind::Words(_) => kind.expected(),
+        _ => kind.expected(),
     }
 }
 
@@ -399,6 +388,18 @@ mod tests {
     #[test]
     fn the_committed_files_are_up_to_date() {
         run(&Args { check: true }).unwrap();
+    }
+
+    #[test]
+    fn the_schema_says_nothing_twice() {
+        fn walk(value: &Value) {
+            let mut names: Vec<&str> = value.fields().iter().map(|(name, _)| &**name).collect();
+            names.sort_unstable();
+            assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
+            value.fields().iter().for_each(|(_, value)| walk(value));
+            value.items().iter().for_each(walk);
+        }
+        walk(&schema_of_the_whole());
     }
 
     #[test]
