@@ -403,6 +403,29 @@ fn what_is_over_leaves_first_and_is_not_counted() {
 }
 
 #[test]
+fn what_is_over_in_the_main_queue_leaves_before_anything_on_probation() {
+    let mut cache = Cache::new(20, usize::MAX, 7);
+    let short = CacheTtls {
+        allow: ms(10),
+        ..CacheTtls::default()
+    };
+    for number in 0..10_u8 {
+        cache.put(at(0), &[number], &allowed(), &short);
+        cache.get(at(0), &[number], 1, &short);
+    }
+    for number in 10..21 {
+        cache.put(at(0), &[number], &allowed(), &ALL_ON);
+    }
+    assert_eq!(cache.take_evictions(), 1);
+
+    for number in 21..31 {
+        cache.put(at(10), &[number], &allowed(), &ALL_ON);
+    }
+    assert_eq!(cache.take_evictions(), 0);
+    assert!(cache.get(at(10), &[11], 1, &ALL_ON).is_some());
+}
+
+#[test]
 fn an_entry_weighs_at_least_what_it_takes() {
     // Beside the slot: hash and place in a B-tree that may be half full, a place in a queue that
     // may be half empty, and the allocator's header and rounding of the key.
