@@ -181,6 +181,16 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_only_shares_its_hash_with_another_is_not_found() {
+        let mut table = Table::new(7, 0);
+        table.insert(b"a", 1).unwrap();
+        table.slots[0].as_mut().unwrap().key = (*b"b").into();
+
+        assert_eq!(table.find(b"a"), None);
+        assert_eq!(table.find_mut(b"a"), None);
+    }
+
+    #[test]
     fn uses_the_places_of_removed_values_again() {
         let mut table = Table::new(7, 0);
         for round in 0..1_000_u32 {

@@ -387,6 +387,18 @@ fn a_flood_of_one_time_keys_leaves_alone_what_is_in_use() {
 }
 
 #[test]
+fn a_newer_answer_does_not_cost_a_key_its_second_chance() {
+    let mut cache = Cache::new(10, usize::MAX, 7);
+    cache.put(at(0), KEY, &allowed(), &ALL_ON);
+    cache.get(at(0), KEY, 1, &ALL_ON);
+    cache.put(at(0), KEY, &denied(), &ALL_ON);
+    for number in 0..100_u8 {
+        cache.put(at(0), &[number], &allowed(), &ALL_ON);
+    }
+    assert_eq!(kind_of(cache.get(at(0), KEY, 1, &ALL_ON)), DENIED);
+}
+
+#[test]
 fn what_is_over_leaves_first_and_is_not_counted() {
     let mut cache = Cache::new(2, usize::MAX, 7);
     let short = CacheTtls {
