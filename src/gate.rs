@@ -22,7 +22,7 @@ mod status;
 mod table;
 mod watch;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -36,6 +36,7 @@ use crate::metrics::{Metric, Metrics};
 use crate::request::Request;
 use crate::route::Router;
 use crate::shared::Shared;
+use crate::sorted::SortedMap;
 use crate::time::{Clock, Instant, Wall};
 use crate::wire::{self, Wire};
 
@@ -176,7 +177,7 @@ pub struct Gate {
     clock: Clock,
     effects: VecDeque<Effect>,
     /// What the responses of requests in progress are to tell of their limit.
-    notes: BTreeMap<StreamId, Vec<(&'static str, Vec<u8>)>>,
+    notes: SortedMap<u32, Vec<(&'static str, Vec<u8>)>>,
 }
 
 impl Gate {
@@ -206,7 +207,7 @@ impl Gate {
             in_flight_told: vec![0; config.backends.len()],
             clock: Clock::default(),
             effects: VecDeque::new(),
-            notes: BTreeMap::new(),
+            notes: SortedMap::new(),
             config,
         }
     }
@@ -266,7 +267,7 @@ impl Gate {
 
     /// Notes that a stream is over, whoever ended it.
     pub fn handle_close(&mut self, stream: StreamId) {
-        self.notes.remove(&stream);
+        self.notes.remove(&stream.0);
         self.pending.leave(stream);
     }
 
@@ -335,7 +336,7 @@ impl Gate {
         if self.notes.is_empty() {
             Vec::new()
         } else {
-            self.notes.remove(&stream).unwrap_or_default()
+            self.notes.remove(&stream.0).unwrap_or_default()
         }
     }
 

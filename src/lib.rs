@@ -47,6 +47,7 @@ mod pairs;
 pub mod request;
 pub mod route;
 pub mod shared;
+pub mod sorted;
 pub mod text;
 pub mod time;
 pub mod wire;

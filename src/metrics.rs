@@ -4,10 +4,9 @@
 //! over. Names carry their labels as `.label.value` pairs, which the published `stats_tags` take
 //! apart (`wasmcustom.quota_gate.requests.policy.gold.decision.allow.reason.leased`).
 
-use std::collections::BTreeMap;
-
 use crate::config::Config;
 use crate::decision::{CheckError, Outcome};
+use crate::sorted::SortedMap;
 
 /// One series of one metric.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -171,15 +170,18 @@ impl Table {
 /// What has changed since the last flush.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
-    sums: BTreeMap<Metric, i64>,
+    sums: SortedMap<Metric, i64>,
     values: Vec<(Metric, u64)>,
 }
 
 impl Metrics {
     /// Adds to a counter, or moves a gauge.
     pub fn add(&mut self, metric: Metric, change: i64) {
-        let sum = self.sums.entry(plain(metric)).or_default();
-        *sum = sum.saturating_add(change);
+        let metric = plain(metric);
+        match self.sums.get_mut(&metric) {
+            Some(sum) => *sum = sum.saturating_add(change),
+            None => self.sums.insert(metric, change),
+        }
     }
 
     /// Sets a gauge, or adds a value to a histogram.
@@ -194,7 +196,7 @@ impl Metrics {
 
     /// Hands over everything that has changed: `(metric, change or value)`.
     pub fn flush(&mut self, mut each: impl FnMut(Metric, i64)) {
-        for (metric, change) in std::mem::take(&mut self.sums) {
+        for (metric, change) in self.sums.drain() {
             if change != 0 {
                 each(metric, change);
             }

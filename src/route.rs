@@ -4,16 +4,16 @@
 //! problem is told.
 
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
 
 use crate::config::{Choice, Config, RouteMatch};
 use crate::metadata::{self, MetadataProblem, RouteMetadata};
 use crate::request::{Header, Request};
+use crate::sorted::SortedMap;
 
 /// Finds policies, and remembers what each piece of route metadata stands for.
 #[derive(Clone, Debug, Default)]
 pub struct Router {
-    known: BTreeMap<Vec<u8>, Known>,
+    known: SortedMap<Vec<u8>, Known>,
 }
 
 /// What a piece of route metadata stands for.

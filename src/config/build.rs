@@ -18,6 +18,7 @@ use super::{
     Preset, PropertyType, QuotaTerms, RateLimitHeaders, Route, RouteMatch, Source, StatusPattern,
     Statuses, largest_timeout, timestamp, units,
 };
+use crate::sorted::sort_by;
 
 /// Builds a configuration and collects its problems.
 pub(super) struct Builder {
@@ -405,7 +406,7 @@ impl Builder {
             .iter()
             .filter_map(|key| Some((node.find(key)?.0, *key)))
             .collect();
-        given.sort_by_key(|(position, _)| *position);
+        sort_by(&mut given, |one, other| one.0.cmp(&other.0));
         let mut given = given.into_iter();
         let Some((_, first)) = given.next() else {
             let sources = one_of(sources.iter().map(|key| key.name));
@@ -484,7 +485,7 @@ fn by_name<'a>(
     key: &Key,
 ) -> impl Iterator<Item = (usize, (usize, &'a (String, Value)))> + use<'a> {
     let mut fields: Vec<_> = node.fields(key).iter().enumerate().collect();
-    fields.sort_by_key(|(_, (name, _))| name);
+    sort_by(&mut fields, |one, other| one.1.0.cmp(&other.1.0));
     fields.dedup_by_key(|(_, (name, _))| name.as_str());
     fields.into_iter().enumerate()
 }

@@ -3,12 +3,12 @@
 //! This step knows nothing of what keys mean: types, bounds, words, forms, missing, unknown and
 //! repeated keys. What spans several keys is `parse`'s.
 
-use std::collections::BTreeSet;
-
 use super::form::{Fault, Form};
 use super::keys::{Key, Kind, Presence, Table};
 use super::problem::{Path, ProblemKind, Problems, Step, all_of, one_of};
 use super::units;
+use crate::sorted::SortedMap;
+
 use super::value::{Number, Value};
 
 /// A place in the tree, while walking down: costs nothing until there is a problem.
@@ -226,7 +226,7 @@ fn check_map(
         let got = fields.len();
         problems.add(at.path(), ProblemKind::TooMany { got, max });
     }
-    let mut seen = BTreeSet::new();
+    let mut seen = Seen::default();
     for (position, (name, value)) in fields.iter().enumerate() {
         let at = at.key(position, name);
         if let Err(problem) = check_text(name, form) {
@@ -238,13 +238,32 @@ fn check_map(
         } else {
             name.clone()
         };
-        check_first(seen.insert(same), &at, problems);
+        check_first(seen.insert(&same), &at, problems);
         check(value, kind, &at, problems);
     }
 }
 
+/// Names that have come up, in order.
+#[derive(Default)]
+struct Seen(SortedMap<String, ()>);
+
+impl Seen {
+    /// Notes a name; whether it is new.
+    fn insert(&mut self, name: &str) -> bool {
+        let new = !self.contains(name);
+        if new {
+            self.0.insert(name.to_owned(), ());
+        }
+        new
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.0.find(|own| own.as_str().cmp(name)).is_some()
+    }
+}
+
 fn check_table(fields: &[(String, Value)], table: &Table, at: &At<'_>, problems: &mut Problems) {
-    let mut seen = BTreeSet::new();
+    let mut seen = Seen::default();
     for (position, (name, value)) in fields.iter().enumerate() {
         let at = at.key(position, name);
         match table.key(name) {

@@ -7,6 +7,8 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::time::Duration;
 
+use crate::sorted::sort_by;
+
 use super::units::duration_text;
 
 /// A place in a configuration.
@@ -284,8 +286,9 @@ impl Problems {
 
     /// Puts them in the order of the text.
     pub fn sort(&mut self) {
-        self.problems
-            .sort_by(|one, other| one.path.document_order(&other.path));
+        sort_by(&mut self.problems, |one, other| {
+            one.path.document_order(&other.path)
+        });
     }
 
     /// Whether nothing is wrong.

@@ -4,6 +4,7 @@
 //! policy twice must hear of it. Numbers are kept without floating point, so that bounds are exact.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
@@ -163,6 +164,21 @@ impl Number {
         }
         let thousandths = u64::from(self.nanos.checked_div(1_000_000)?);
         u32::try_from(self.whole.checked_mul(1_000)?.checked_add(thousandths)?).ok()
+    }
+
+    /// Whether it is 0.
+    #[must_use]
+    pub const fn is_zero(self) -> bool {
+        self.whole == 0 && self.nanos == 0
+    }
+
+    /// So many seconds; none where it is below zero.
+    #[must_use]
+    pub const fn as_seconds(self) -> Duration {
+        if self.negative {
+            return Duration::ZERO;
+        }
+        Duration::from_secs(self.whole).saturating_add(Duration::new(0, self.nanos))
     }
 
     /// Whether it is 1 or less.

@@ -10,7 +10,6 @@
 //! A stream that closes while it waits stays in the table: its check has used quota, and its
 //! decision is counted when the call ends, though nobody is there to hear it.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use super::breaker::Permit;
 use super::{Ask, CallId, StreamId, TICK};
 use crate::config::Policy;
 use crate::descriptor::Key;
+use crate::sorted::SortedMap;
 use crate::time::Instant;
 
 /// A stream that waits.
@@ -87,11 +87,11 @@ impl Call {
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     last: u64,
-    calls: BTreeMap<CallId, Call>,
-    ends: BTreeSet<(Instant, CallId)>,
-    waiters: BTreeMap<StreamId, Waiter>,
-    deadlines: BTreeSet<(Instant, StreamId)>,
-    shared: BTreeMap<Key, CallId>,
+    calls: SortedMap<u64, Box<Call>>,
+    ends: SortedMap<(Instant, u64), ()>,
+    waiters: SortedMap<u64, Box<Waiter>>,
+    deadlines: SortedMap<(Instant, u64), ()>,
+    shared: SortedMap<Key, u64>,
     in_flight: Vec<u32>,
 }
 
@@ -113,41 +113,42 @@ impl Pending {
     pub(super) fn add(&mut self, call: Call, joinable: bool) -> CallId {
         self.last = self.last.wrapping_add(1);
         let id = CallId(self.last);
-        self.ends.insert((call.end(), id));
+        self.ends.insert((call.end(), id.0), ());
         if joinable {
-            self.shared.insert(call.key.clone(), id);
+            self.shared.insert(call.key.clone(), id.0);
         }
         self.count(call.backend, true);
-        self.calls.insert(id, call);
+        self.calls.insert(id.0, Box::new(call));
         id
     }
 
     /// The call that a check of this key and purpose may wait for.
     pub(super) fn joinable(&self, key: &[u8], purpose: Purpose) -> Option<CallId> {
-        let id = *self.shared.get(key)?;
+        let id = *self.shared.find(|own| own.as_bytes().cmp(key))?;
         let call = self.calls.get(&id)?;
         let same = match (call.purpose, purpose) {
             (Purpose::Check(own), Purpose::Check(other)) => own == other,
             (Purpose::Lease(_), Purpose::Lease(_)) => true,
             (Purpose::Check(_) | Purpose::Lease(_) | Purpose::Renewal(_), _) => false,
         };
-        (same && call.waiters.len() < WAITERS_MAX).then_some(id)
+        (same && call.waiters.len() < WAITERS_MAX).then_some(CallId(id))
     }
 
     /// Lets a stream wait for a call.
     pub(super) fn wait(&mut self, stream: StreamId, call: CallId, waiter: Waiter) {
-        self.deadlines.insert((waiter.deadline, stream));
-        if let Some(call) = self.calls.get_mut(&call) {
+        self.deadlines
+            .insert((waiter.deadline, u64::from(stream.0)), ());
+        if let Some(call) = self.calls.get_mut(&call.0) {
             call.waiters.push(stream);
         }
-        self.waiters.insert(stream, waiter);
+        self.waiters.insert(u64::from(stream.0), Box::new(waiter));
     }
 
     /// Takes a call out, with nobody of its waiters released yet.
     pub(super) fn take(&mut self, id: CallId) -> Option<Call> {
-        let call = self.calls.remove(&id)?;
-        self.ends.remove(&(call.end(), id));
-        if self.shared.get(&call.key) == Some(&id) {
+        let call = *self.calls.remove(&id.0)?;
+        self.ends.remove(&(call.end(), id.0));
+        if self.shared.get(&call.key) == Some(&id.0) {
             self.shared.remove(&call.key);
         }
         self.count(call.backend, false);
@@ -156,49 +157,49 @@ impl Pending {
 
     /// Takes a waiter out; `None` when it was released before.
     pub(super) fn release(&mut self, stream: StreamId) -> Option<Waiter> {
-        let waiter = self.waiters.remove(&stream)?;
-        self.deadlines.remove(&(waiter.deadline, stream));
+        let waiter = *self.waiters.remove(&u64::from(stream.0))?;
+        self.deadlines
+            .remove(&(waiter.deadline, u64::from(stream.0)));
         Some(waiter)
     }
 
     /// Whether the stream waits, and its client is there.
     pub(super) fn waits(&self, stream: StreamId) -> bool {
-        self.waiters.get(&stream).is_some_and(|waiter| !waiter.gone)
+        self.waiters
+            .get(&u64::from(stream.0))
+            .is_some_and(|waiter| !waiter.gone)
     }
 
     /// Notes that the client of a waiting stream is gone.
     pub(super) fn leave(&mut self, stream: StreamId) {
-        if let Some(waiter) = self.waiters.get_mut(&stream) {
+        if let Some(waiter) = self.waiters.get_mut(&u64::from(stream.0)) {
             waiter.gone = true;
         }
     }
 
     /// A stream whose deadline has passed.
     pub(super) fn overdue(&self, now: Instant) -> Option<StreamId> {
-        self.deadlines
-            .first()
-            .filter(|(deadline, _)| *deadline <= now)
-            .map(|(_, stream)| *stream)
+        due(&self.deadlines, now)
+            .and_then(|stream| u32::try_from(stream).ok())
+            .map(StreamId)
     }
 
     /// A call whose reply is lost.
     pub(super) fn lost(&self, now: Instant) -> Option<CallId> {
-        self.ends
-            .first()
-            .filter(|(end, _)| *end <= now)
-            .map(|(_, call)| *call)
+        due(&self.ends, now).map(CallId)
     }
 
     /// When something here has to be looked at next.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let waiter = self.deadlines.first().map(|(deadline, _)| *deadline);
-        let call = self.ends.first().map(|(end, _)| *end);
+        let waiter = self.deadlines.first().map(|((deadline, _), ())| *deadline);
+        let call = self.ends.first().map(|((end, _), ())| *end);
         waiter.into_iter().chain(call).min()
     }
 
     /// Any stream that waits.
     pub(super) fn any_waiter(&self) -> Option<StreamId> {
-        self.waiters.keys().next().copied()
+        let (stream, _) = self.waiters.first()?;
+        u32::try_from(*stream).ok().map(StreamId)
     }
 
     /// Streams that wait, and calls in flight.
@@ -215,6 +216,14 @@ impl Pending {
             };
         }
     }
+}
+
+/// What of a timetable is due.
+fn due(times: &SortedMap<(Instant, u64), ()>, now: Instant) -> Option<u64> {
+    times
+        .first()
+        .filter(|((time, _), ())| *time <= now)
+        .map(|((_, what), ())| *what)
 }
 
 /// Streams that may wait for one call: more of one key at once than any proxy worker serves.

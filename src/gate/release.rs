@@ -7,6 +7,7 @@ use super::pending::Waiter;
 use super::{Ask, Effect, Gate, Release, StreamId, Turn};
 use crate::config::{Emergency, EmergencyMode, Enforcement, FailureMode, Policy, RateLimitHeaders};
 use crate::decision::{AllowReason, CheckError, Decision, DenyReason, Limits, Outcome};
+use crate::descriptor::hash64;
 use crate::fields;
 use crate::metrics::Metric;
 use crate::time::{Instant, Wall, millis};
@@ -53,7 +54,7 @@ impl Gate {
         };
         match self.local.take(
             turn.wall,
-            ask.descriptor.hash64(self.config.fingerprint),
+            ask.descriptor.hash64(local_seed(&ask.policy)),
             limit,
             ask.cost,
             turn.shared,
@@ -173,7 +174,12 @@ impl Gate {
         }
         let fields = fields::fields(policy.rate_limit_headers, &policy.name, limits);
         if !fields.is_empty() {
-            self.notes.insert(stream, fields);
+            self.notes.insert(stream.0, fields);
         }
     }
+}
+
+/// The same in every worker and after every push, so that a push hands nobody a fresh burst.
+fn local_seed(policy: &Policy) -> u64 {
+    hash64(policy.name.as_bytes(), 0)
 }

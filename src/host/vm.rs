@@ -5,7 +5,6 @@
 //! whatever is not noted in `owners` belongs to the oldest root.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 
 use super::abi::{self, Buffer, Level, Map, MetricKind};
 use super::view::{HostRequest, HostShared};
@@ -16,6 +15,7 @@ use crate::gate::reply::CallEnd;
 use crate::gate::{self, CallId, Effect, Flow, Gate, Outgoing, Release, StreamId, TICK};
 use crate::metrics::{Kind, Metric};
 use crate::pairs;
+use crate::sorted::SortedMap;
 use crate::time::{Wall, millis};
 use crate::wire::{BODY_BYTES_MAX, RawReply};
 
@@ -25,16 +25,16 @@ thread_local! {
 
 /// Everything that this VM holds.
 struct Vm {
-    roots: BTreeMap<u32, Root>,
-    owners: BTreeMap<u32, u32>,
+    roots: SortedMap<u32, Root>,
+    owners: SortedMap<u32, u32>,
 }
 
 /// One plugin configuration at work.
 #[derive(Default)]
 struct Root {
     gate: Option<Gate>,
-    calls: BTreeMap<u32, CallId>,
-    metrics: BTreeMap<Metric, u32>,
+    calls: SortedMap<u32, CallId>,
+    metrics: SortedMap<Metric, u32>,
 }
 
 pub(super) fn on_context_create(context: u32, root: u32) {
@@ -58,7 +58,16 @@ pub(super) fn on_configure(root: u32) -> bool {
         }
         Ok(config) => {
             let gate = Gate::new(config, seed(root));
-            with(|vm| vm.roots.entry(root).or_default().gate = Some(gate));
+            with(|vm| match vm.roots.get_mut(&root) {
+                Some(known) => known.gate = Some(gate),
+                None => vm.roots.insert(
+                    root,
+                    Root {
+                        gate: Some(gate),
+                        ..Root::default()
+                    },
+                ),
+            });
             abi::set_tick_period(u32::try_from(millis(TICK)).unwrap_or(1));
             true
         }
@@ -193,13 +202,13 @@ pub(super) fn on_delete(context: u32) {
 impl Vm {
     const fn new() -> Self {
         Self {
-            roots: BTreeMap::new(),
-            owners: BTreeMap::new(),
+            roots: SortedMap::new(),
+            owners: SortedMap::new(),
         }
     }
 
     fn oldest(&self) -> Option<u32> {
-        self.roots.keys().next().copied()
+        self.roots.first().map(|(root, _)| *root)
     }
 
     fn root_of(&mut self, stream: u32) -> Option<&mut Root> {
@@ -210,7 +219,7 @@ impl Vm {
         };
         match owner {
             Some(owner) => self.roots.get_mut(&owner),
-            None => self.roots.values_mut().next(),
+            None => self.roots.first_mut(),
         }
     }
 }

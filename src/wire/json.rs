@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use crate::config::value::Value;
 
 use crate::language::{Text, Unit};
 use crate::text;
@@ -13,12 +13,16 @@ use crate::time::Wall;
 #[must_use]
 pub fn at<'a>(value: &'a Value, pointer: &[Text]) -> Option<&'a Value> {
     pointer.iter().try_fold(value, |value, step| match value {
-        Value::Array(list) => {
+        Value::List(list) => {
             let index = text::parse_decimal(step.as_bytes())?;
             list.get(usize::try_from(index).ok()?)
         }
-        Value::Object(members) => members.get(&**step),
-        Value::Bool(_) | Value::Null | Value::Number(_) | Value::String(_) => None,
+        // Of two equal names the last counts, as everywhere.
+        Value::Object(members) => {
+            let found = members.iter().rev().find(|(name, _)| name == step);
+            found.map(|(_, value)| value)
+        }
+        Value::Bool(_) | Value::Null | Value::Number(_) | Value::Text(_) => None,
     })
 }
 
@@ -27,13 +31,13 @@ pub fn at<'a>(value: &'a Value, pointer: &[Text]) -> Option<&'a Value> {
 pub fn truth(value: &Value) -> Option<bool> {
     match value {
         Value::Bool(yes) => Some(*yes),
-        Value::Number(number) => Some(number.as_f64()? != 0.0),
-        Value::String(word) => match word.as_str() {
+        Value::Number(number) => Some(!number.is_zero()),
+        Value::Text(word) => match word.as_str() {
             "true" | "1" => Some(true),
             "false" | "0" | "" => Some(false),
             _ => None,
         },
-        Value::Array(_) | Value::Null | Value::Object(_) => None,
+        Value::List(_) | Value::Null | Value::Object(_) => None,
     }
 }
 
@@ -43,9 +47,9 @@ pub fn is_something(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => false,
         Value::Bool(true) => true,
-        Value::Number(number) => number.as_f64() != Some(0.0),
-        Value::String(word) => !word.is_empty(),
-        Value::Array(list) => !list.is_empty(),
+        Value::Number(number) => !number.is_zero(),
+        Value::Text(word) => !word.is_empty(),
+        Value::List(list) => !list.is_empty(),
         Value::Object(map) => !map.is_empty(),
     }
 }
@@ -54,12 +58,9 @@ pub fn is_something(value: &Value) -> bool {
 #[must_use]
 pub fn count(value: &Value) -> Option<u64> {
     match value {
-        Value::Number(number) => number.as_u64().or_else(|| {
-            let number = number.as_f64()?;
-            span_of(number).map(|whole| whole.as_secs())
-        }),
-        Value::String(digits) => count_text(digits.as_bytes()),
-        Value::Array(_) | Value::Bool(_) | Value::Null | Value::Object(_) => None,
+        Value::Number(number) => Some(number.as_seconds().as_secs()),
+        Value::Text(digits) => count_text(digits.as_bytes()),
+        Value::List(_) | Value::Bool(_) | Value::Null | Value::Object(_) => None,
     }
 }
 
@@ -79,9 +80,12 @@ pub fn count_text(value: &[u8]) -> Option<u64> {
 #[must_use]
 pub fn span(value: &Value, unit: Unit, now: Wall) -> Option<Duration> {
     match value {
-        Value::Number(number) => span_in(span_of(number.as_f64()?)?, unit, now),
-        Value::String(text) => span_text(text.as_bytes(), unit, now),
-        Value::Array(_) | Value::Bool(_) | Value::Null | Value::Object(_) => None,
+        Value::Number(number) => {
+            let longest = Duration::from_secs(LONGEST_NUMBER);
+            span_in(number.as_seconds().min(longest), unit, now)
+        }
+        Value::Text(text) => span_text(text.as_bytes(), unit, now),
+        Value::List(_) | Value::Bool(_) | Value::Null | Value::Object(_) => None,
     }
 }
 
@@ -121,18 +125,6 @@ fn decimal(number: &[u8]) -> Option<Duration> {
     };
     let whole = Duration::from_secs(whole.min(LONGEST_NUMBER));
     whole.checked_add(Duration::from_nanos(nanos))
-}
-
-/// `number` as if it were seconds; below zero is zero, and what is too long is the longest.
-fn span_of(number: f64) -> Option<Duration> {
-    if number.is_nan() {
-        return None;
-    }
-    Some(match Duration::try_from_secs_f64(number) {
-        Ok(span) => span,
-        Err(_) if number < 0.0 => Duration::ZERO,
-        Err(_) => Duration::from_secs(LONGEST_NUMBER),
-    })
 }
 
 fn span_in(number: Duration, unit: Unit, now: Wall) -> Option<Duration> {
@@ -252,9 +244,13 @@ const DAYS_TO_1970: u64 = 719_469;
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+
+    macro_rules! json {
+        ($($text:tt)*) => {
+            Value::from_json(serde_json::json!($($text)*).to_string().as_bytes()).unwrap()
+        };
+    }
 
     #[test]
     fn a_pointer_leads_through_members_and_elements() {
@@ -295,7 +291,7 @@ mod tests {
             json!([1]),
             json!({}),
         ] {
-            assert_eq!(count(&value), None, "{value}");
+            assert_eq!(count(&value), None, "{value:?}");
         }
     }
 
@@ -326,7 +322,7 @@ mod tests {
         ];
         for (value, unit, millis) in cases {
             let span = span(&value, unit, now).map(|span| span.as_millis());
-            assert_eq!(span, Some(millis), "{value} {unit:?}");
+            assert_eq!(span, Some(millis), "{value:?} {unit:?}");
         }
     }
 
@@ -341,8 +337,8 @@ mod tests {
             json!(true),
             json!(null),
         ] {
-            assert_eq!(span(&value, Unit::Seconds, Wall(0)), None, "{value}");
-            assert_eq!(span(&value, Unit::Word, Wall(0)), None, "{value}");
+            assert_eq!(span(&value, Unit::Seconds, Wall(0)), None, "{value:?}");
+            assert_eq!(span(&value, Unit::Word, Wall(0)), None, "{value:?}");
         }
     }
 
@@ -377,13 +373,13 @@ mod tests {
     #[test]
     fn truth_is_yes_no_or_neither() {
         for value in [json!(true), json!(1), json!("true"), json!(0.5)] {
-            assert_eq!(truth(&value), Some(true), "{value}");
+            assert_eq!(truth(&value), Some(true), "{value:?}");
         }
         for value in [json!(false), json!(0), json!("false"), json!("")] {
-            assert_eq!(truth(&value), Some(false), "{value}");
+            assert_eq!(truth(&value), Some(false), "{value:?}");
         }
         for value in [json!(null), json!("maybe"), json!([]), json!({})] {
-            assert_eq!(truth(&value), None, "{value}");
+            assert_eq!(truth(&value), None, "{value:?}");
         }
     }
 
@@ -397,7 +393,7 @@ mod tests {
             json!([]),
             json!({}),
         ] {
-            assert!(!is_something(&value), "{value}");
+            assert!(!is_something(&value), "{value:?}");
         }
         for value in [
             json!("x"),
@@ -406,7 +402,7 @@ mod tests {
             json!([0]),
             json!({"a": null}),
         ] {
-            assert!(is_something(&value), "{value}");
+            assert!(is_something(&value), "{value:?}");
         }
     }
 }

@@ -6,8 +6,7 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
-
+use crate::config::value::Value;
 use crate::config::{StatusPattern, Statuses};
 use crate::decision::{CheckError, Limits};
 use crate::language::{BodyRules, Place, Pointer, Reading, Rules, Target, Text, Want};
@@ -107,7 +106,7 @@ impl Rules {
         if !of_use || reply.body.len() > BODY_BYTES_MAX {
             return None;
         }
-        serde_json::from_slice(reply.body).ok()
+        Value::from_json(reply.body).ok()
     }
 
     fn told(&self, reply: &RawReply<'_>, body: Option<&Value>) -> Result<Told, CheckError> {
@@ -131,7 +130,7 @@ impl Rules {
     fn tightest<'a>(&self, body: &'a Value, reply: &RawReply<'_>) -> Option<&'a Value> {
         let each = self.body.as_ref()?.each.as_ref()?;
         json::at(body, each)?
-            .as_array()?
+            .items()
             .iter()
             .filter_map(|item| {
                 let source = Source {
@@ -184,15 +183,15 @@ impl Want {
         match self {
             Self::Falsy => json::truth(value) == Some(false),
             Self::OneOf(words) => match value {
-                Value::String(own) => words.iter().any(|word| word == own),
+                Value::Text(own) => words.iter().any(|word| word == own),
                 Value::Number(number) => words.iter().any(|word| {
                     let word = text::parse_decimal(word.as_bytes());
-                    word.is_some() && word == number.as_u64()
+                    word.is_some() && word == number.as_count()
                 }),
                 Value::Bool(yes) => words
                     .iter()
                     .any(|word| *word == if *yes { "true" } else { "false" }),
-                Value::Array(_) | Value::Null | Value::Object(_) => false,
+                Value::List(_) | Value::Null | Value::Object(_) => false,
             },
             Self::Truthy => json::truth(value) == Some(true),
         }
