@@ -443,6 +443,9 @@ fn a_window_that_is_told_later_ends_a_refusal_too() {
         panic!("nothing was asked for");
     };
     assert!(units > 90, "{units}");
+    leases.asked(at(32), KEY, units);
+    leases.granted(at(33), KEY, &grant(units));
+    until_renewal(&mut leases, 34);
 }
 
 #[test]
