@@ -39,12 +39,12 @@ impl Builder {
     }
 
     /// The configuration, if nothing is wrong with it.
-    pub(super) fn finish(mut self, config: Config) -> Result<Config, Problems> {
+    pub(super) fn finish(self, config: Config) -> Result<Config, Problems> {
         if self.problems.is_empty() {
-            return Ok(config);
+            Ok(config)
+        } else {
+            Err(self.problems)
         }
-        self.problems.sort();
-        Err(self.problems)
     }
 
     /// The whole; not to be used if there are problems.
@@ -402,13 +402,9 @@ impl Builder {
     /// An entry has one source, and what goes with it.
     fn check_sources(&mut self, node: &Node<'_>) {
         let sources = entry::ENTRY.one_of;
-        let mut given: Vec<_> = sources
-            .iter()
-            .filter_map(|key| Some((node.find(key)?.0, *key)))
-            .collect();
-        sort_by(&mut given, |one, other| one.0.cmp(&other.0));
-        let mut given = given.into_iter();
-        let Some((_, first)) = given.next() else {
+        let place = |key: &&&Key| node.find(key).map_or(usize::MAX, |(position, _)| position);
+        let given = || sources.iter().filter(|key| node.has(key));
+        let Some(first) = given().min_by_key(place) else {
             let sources = one_of(sources.iter().map(|key| key.name));
             let expected = format!("a source of the value: {sources}");
             self.problems
@@ -419,7 +415,7 @@ impl Builder {
             self.problems
                 .add(node.at(key).path(), ProblemKind::Conflict { with });
         };
-        for (_, other) in given {
+        for other in given().filter(|key| key.name != first.name) {
             let with = format!("`{}` is a source too, keep one of them", first.name);
             conflict(other, with);
         }
@@ -484,7 +480,8 @@ fn by_name<'a>(
     node: &Node<'a>,
     key: &Key,
 ) -> impl Iterator<Item = (usize, (usize, &'a (String, Value)))> + use<'a> {
-    let mut fields: Vec<_> = node.fields(key).iter().enumerate().collect();
+    let fields = node.fields(key).iter().enumerate();
+    let mut fields: Vec<_> = fields.take(NAMES_MAX).collect();
     sort_by(&mut fields, |one, other| one.1.0.cmp(&other.1.0));
     fields.dedup_by_key(|(_, (name, _))| name.as_str());
     fields.into_iter().enumerate()
@@ -609,5 +606,7 @@ fn owned(text: Option<&str>) -> Option<String> {
     text.map(str::to_owned)
 }
 
+/// No map of names may have more; one that has is refused.
+const NAMES_MAX: usize = 256;
 /// Names listed when one is not found; the reader meant none of them.
 const DECLARED_SHOWN: usize = 10;

@@ -548,6 +548,24 @@ fn tells_when_there_are_too_many() {
 }
 
 #[test]
+fn a_flood_of_keys_is_refused_without_looking_at_each() {
+    let fields: Vec<String> = (0..100_000).map(|key| format!("\"k{key}\": 1")).collect();
+    let fields = fields.join(",");
+
+    assert_eq!(
+        refusal(format!("{{{fields}}}").as_bytes())[0],
+        "configuration: too many: got 100000, allowed at most 256"
+    );
+    let policies =
+        format!(r#"{{"policies": {{{fields}}}, "default_policy": "off", "host_budget": "1s"}}"#);
+    let problems = parse(policies.as_bytes()).unwrap_err();
+    assert_eq!(
+        problems.iter().next().unwrap().to_string(),
+        "policies: too many: got 100000, allowed at most 256"
+    );
+}
+
+#[test]
 fn tells_unknown_keys() {
     expect_problem(
         r#""timout": "1s""#,
