@@ -18,6 +18,7 @@ use super::{
     Preset, PropertyType, QuotaTerms, RateLimitHeaders, Route, RouteMatch, Source, StatusPattern,
     Statuses, largest_timeout, timestamp, units,
 };
+use crate::language::Language;
 use crate::sorted::sort_by;
 
 /// Builds a configuration and collects its problems.
@@ -25,7 +26,7 @@ pub(super) struct Builder {
     backends: Vec<Rc<Backend>>,
     host_budget: Duration,
     policies: Vec<Rc<Policy>>,
-    problems: Problems,
+    pub(super) problems: Problems,
 }
 
 impl Builder {
@@ -98,14 +99,15 @@ impl Builder {
                 .to_owned(),
             breaker,
             cluster: cluster.to_owned(),
-            custom: None,
+            custom: self.custom_language(node).map(Rc::new),
             headers: headers(node, &backend::HEADERS),
             index,
             max_pending: node.small_count(&backend::MAX_PENDING),
             name: name.to_owned(),
             namespace: node.text(&backend::NAMESPACE).to_owned(),
-            path: owned(node.given_text(&backend::PATH)),
+            path: owned(node.given_text(&backend::PATH)).filter(|_| !is_custom(node)),
             preset: match node.text(&backend::PRESET) {
+                "custom" => Preset::Custom,
                 "envoy_ratelimit" => Preset::EnvoyRatelimit,
                 "gubernator" => Preset::Gubernator,
                 "limitador" => Preset::Limitador,
@@ -116,6 +118,31 @@ impl Builder {
             statuses: self.statuses(&node.table(&backend::STATUSES)),
             timeout: node.duration(&backend::TIMEOUT),
         }
+    }
+
+    /// The language of a backend that has its own.
+    fn custom_language(&mut self, node: &Node<'_>) -> Option<Language> {
+        let is_described = node.has(&backend::CUSTOM);
+        if !is_custom(node) {
+            if is_described {
+                let with = "goes with `preset: custom` only".to_owned();
+                let path = node.at(&backend::CUSTOM).path();
+                self.problems.add(path, ProblemKind::Conflict { with });
+            }
+            return None;
+        }
+        for key in [&backend::CUSTOM, &backend::PATH] {
+            if !node.has(key) {
+                let expected = format!("{}, for `preset: custom`", key.kind.expected());
+                let path = node.at.missing(key.name).path();
+                self.problems.add(path, ProblemKind::Missing { expected });
+            }
+        }
+        let path = node.given_text(&backend::PATH).unwrap_or_default();
+        Some(self.custom(
+            &node.table(&backend::CUSTOM),
+            (path, &node.at(&backend::PATH)),
+        ))
     }
 
     fn breaker(&mut self, node: &Node<'_>) -> BreakerSettings {
@@ -604,6 +631,10 @@ const fn overlap(one: StatusPattern, other: StatusPattern) -> bool {
 
 fn owned(text: Option<&str>) -> Option<String> {
     text.map(str::to_owned)
+}
+
+fn is_custom(node: &Node<'_>) -> bool {
+    node.text(&backend::PRESET) == "custom"
 }
 
 /// No map of names may have more; one that has is refused.

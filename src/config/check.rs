@@ -125,6 +125,7 @@ fn check_scalar(value: &Value, kind: &Kind) -> Result<(), ProblemKind> {
             Some(_) => Ok(()),
             None => Err(malformed(text, kind.expected())),
         },
+        (Kind::Template, Value::List(_) | Value::Object(_)) => Ok(()),
         (Kind::Text(form), Value::Text(text)) => check_text(text, *form),
         (Kind::True, Value::Bool(false)) => Err(ProblemKind::NotSupported {
             got: "false".to_owned(),
