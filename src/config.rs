@@ -5,7 +5,6 @@
 
 mod build;
 pub(crate) mod check;
-mod custom;
 pub mod form;
 pub mod keys;
 mod node;

@@ -45,6 +45,10 @@ enum Step {
     Wasm,
     /// The module's size, imports and exports
     Module,
+    /// What each way of a request costs the module, held to a table
+    Costs,
+    /// The module in a pretend host: seeded worlds, memory, and the pretence itself
+    Pretend,
     /// The promises on a real Envoy
     E2e,
     /// The core of the promises on every supported Envoy
@@ -112,6 +116,8 @@ impl Tools {
             Step::Clippy,
             Step::Wasm,
             Step::Module,
+            Step::Costs,
+            Step::Pretend,
             Step::E2e,
             Step::Matrix,
         ]) {
@@ -166,6 +172,8 @@ impl Step {
             Self::Sim => run_tests(cargo("test").args(["--test", "sim"]), keep_going, tally),
             Self::Wasm => in_wasm(tools, keep_going, tally),
             Self::Module => build::build(tools.wasm()?)?.check(),
+            Self::Costs => in_pretend_host(tools, &["costs"], keep_going, tally),
+            Self::Pretend => in_pretend_host(tools, &["host"], keep_going, tally),
             Self::E2e => {
                 let rig = rig(tools, keep_going, tally);
                 if rig.is_err() && !keep_going {
@@ -209,6 +217,23 @@ fn in_wasm(tools: &Tools, keep_going: bool, tally: &mut Tally) -> Result<()> {
         cargo.args(["--test", "spec"]);
     }
     run_tests(&mut cargo, keep_going, tally)
+}
+
+/// The shipped module as it is built now, in the pretend host.
+fn in_pretend_host(
+    tools: &Tools,
+    tests: &[&str],
+    keep_going: bool,
+    tally: &mut Tally,
+) -> Result<()> {
+    build::build(tools.wasm()?)?;
+    let mut command = cargo("test");
+    command.args(["--package", "pretend-host"]);
+    for test in tests {
+        command.args(["--test", test]);
+    }
+    command.env("QUOTA_GATE_WASM", paths::module());
+    run_tests(&mut command, keep_going, tally)
 }
 
 fn matrix(tools: &Tools, keep_going: bool, tally: &mut Tally) -> Result<()> {
