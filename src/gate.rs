@@ -11,6 +11,7 @@ mod answer;
 pub mod breaker;
 pub mod cache;
 mod check;
+mod index;
 pub mod lease;
 pub mod local_limit;
 mod pending;

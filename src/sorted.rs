@@ -1,18 +1,16 @@
-//! A small ordered map that costs little code: sorted pairs in a ring.
+//! A small ordered map that costs little code: sorted pairs.
 //!
 //! The standard's tree is instantiated anew for each pair of types and made up a quarter of the
 //! shipped module. Here a look-up is a binary search, and an insertion or removal moves what lies
-//! on the shorter side of its place. Almost all keys in this crate are numbers that grow, which
-//! are inserted at the back and leave near the front, so next to nothing is moved. Large values
-//! belong in a `Box`.
+//! behind its place. Almost all keys in this crate are numbers that grow, so they are inserted at
+//! the end, and a removal moves some kilobytes at worst. Large values belong in a `Box`.
 
 use std::cmp::Ordering;
-use std::collections::VecDeque;
 
 /// Pairs in the order of their keys.
 #[derive(Clone, Debug)]
 pub struct SortedMap<K, V> {
-    pairs: VecDeque<(K, V)>,
+    pairs: Vec<(K, V)>,
 }
 
 impl<K, V> Default for SortedMap<K, V> {
@@ -25,32 +23,30 @@ impl<K, V> SortedMap<K, V> {
     /// A map with nothing in it.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            pairs: VecDeque::new(),
-        }
+        Self { pairs: Vec::new() }
     }
 
     /// How many pairs there are.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub const fn len(&self) -> usize {
         self.pairs.len()
     }
 
     /// Whether there is none.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub const fn is_empty(&self) -> bool {
         self.pairs.is_empty()
     }
 
     /// The pair with the smallest key.
     #[must_use]
     pub fn first(&self) -> Option<&(K, V)> {
-        self.pairs.front()
+        self.pairs.first()
     }
 
     /// The value of the smallest key.
     pub fn first_mut(&mut self) -> Option<&mut V> {
-        self.pairs.front_mut().map(|(_, value)| value)
+        self.pairs.first_mut().map(|(_, value)| value)
     }
 
     /// The pairs, smallest key first; nothing is left.
@@ -95,12 +91,12 @@ impl<K: Ord, V> SortedMap<K, V> {
     /// Takes the value of `key` out.
     pub fn remove(&mut self, key: &K) -> Option<V> {
         let at = self.place(key).ok()?;
-        self.pairs.remove(at).map(|(_, value)| value)
+        Some(self.pairs.remove(at).1)
     }
 
     fn place(&self, key: &K) -> Result<usize, usize> {
         // A number that grows belongs at the end.
-        match self.pairs.back() {
+        match self.pairs.last() {
             Some((last, _)) if last < key => Err(self.pairs.len()),
             Some(_) | None => self.pairs.binary_search_by(|(own, _)| own.cmp(key)),
         }

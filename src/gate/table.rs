@@ -5,8 +5,9 @@
 //! bytes cost nothing extra. The key is held once. Of two keys with the same 64-bit hash only the
 //! first is held: the other is simply not in the table, which every user of a table survives.
 
-use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
+
+use super::index::Index;
 
 /// A place in a table, good until its value is removed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -18,7 +19,7 @@ pub(super) struct Table<V> {
     seed: u64,
     /// What an entry is counted as, beside the length of its key.
     overhead: usize,
-    places: BTreeMap<u64, usize>,
+    places: Index,
     slots: Vec<Option<Slot<V>>>,
     free: Vec<usize>,
     bytes: usize,
@@ -38,7 +39,7 @@ impl<V> Table<V> {
         Self {
             seed,
             overhead,
-            places: BTreeMap::new(),
+            places: Index::new(),
             slots: Vec::new(),
             free: Vec::new(),
             bytes: 0,
@@ -48,7 +49,7 @@ impl<V> Table<V> {
     /// Puts a value under a key that is not in the table. `None` when its hash is taken.
     pub(super) fn insert(&mut self, key: &[u8], value: V) -> Option<Place> {
         let hash = self.hash(key);
-        if self.places.contains_key(&hash) {
+        if self.places.get(hash).is_some() {
             return None;
         }
         let slot = Some(Slot {
@@ -74,7 +75,7 @@ impl<V> Table<V> {
     /// Takes the value out of its place.
     pub(super) fn remove(&mut self, place: Place) -> Option<V> {
         let slot = self.slots.get_mut(place.0)?.take()?;
-        self.places.remove(&slot.hash);
+        self.places.remove(slot.hash);
         self.free.push(place.0);
         self.bytes = self.bytes.saturating_sub(self.weight(&slot.key));
         Some(slot.value)
@@ -90,14 +91,14 @@ impl<V> Table<V> {
 
     /// The value of a key.
     pub(super) fn find_mut(&mut self, key: &[u8]) -> Option<&mut V> {
-        let index = *self.places.get(&self.hash(key))?;
+        let index = self.places.get(self.hash(key))?;
         let slot = self.slots.get_mut(index)?.as_mut()?;
         (*slot.key == *key).then_some(&mut slot.value)
     }
 
     /// The value of a key.
     pub(super) fn find(&self, key: &[u8]) -> Option<&V> {
-        let index = *self.places.get(&self.hash(key))?;
+        let index = self.places.get(self.hash(key))?;
         let slot = self.slots.get(index)?.as_ref()?;
         (*slot.key == *key).then_some(&slot.value)
     }
@@ -118,7 +119,7 @@ impl<V> Table<V> {
     }
 
     /// How many values there are.
-    pub(super) fn len(&self) -> usize {
+    pub(super) const fn len(&self) -> usize {
         self.places.len()
     }
 
