@@ -149,8 +149,10 @@ enum Need {
 enum Visit {
     /// It has just arrived.
     First,
-    /// It has waited for a call that is over now.
+    /// It has waited for a call of another that is over now.
     Again,
+    /// Its own call for more than it needs was refused: it is checked for just its cost.
+    Exact,
 }
 
 /// What is the same for everything that happens in one callback of the host.
@@ -437,6 +439,7 @@ impl Gate {
             let spend = match visit {
                 Visit::First => self.leases.spend(now, key, ask.cost, terms),
                 Visit::Again => self.leases.serve(now, key, ask.cost, terms),
+                Visit::Exact => Spend::Plain,
             };
             match spend {
                 Spend::Leased { renew } => {

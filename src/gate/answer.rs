@@ -1,7 +1,7 @@
 //! The end of a call: what its reply means for everybody who waits, and for the tables.
 
 use super::breaker;
-use super::cache::{Answer, Kind};
+use super::cache::Answer;
 use super::lease::Grant;
 use super::pending::{Call, Purpose, Waiter};
 use super::reply::{CallEnd, classify, is_late};
@@ -36,8 +36,9 @@ impl Gate {
         self.tell_breaker(turn, &call, reply.as_ref().err().copied());
         match call.purpose {
             Purpose::Check(cost) => self.end_check(turn, call, cost, reply),
-            Purpose::Lease(units) => self.end_lease(turn, call, units, reply),
-            Purpose::Renewal(units) => self.end_renewal(turn, &call, units, &reply),
+            Purpose::Lease(units) | Purpose::Renewal(units) => {
+                self.end_lease(turn, call, units, reply);
+            }
         }
     }
 
@@ -93,8 +94,9 @@ impl Gate {
         }
     }
 
-    /// The end of a call that asked for units: the request that made it is paid or denied, the
-    /// others are served from what came, or ask for themselves in the time they have left.
+    /// The end of a call that asked for units: the request that made it, if one did, is paid or
+    /// denied; the others are served from what came, or ask for themselves in the time they have
+    /// left.
     fn end_lease(
         &mut self,
         turn: &mut Turn<'_>,
@@ -103,9 +105,11 @@ impl Gate {
         reply: Result<Reply, CheckError>,
     ) {
         let mut waiters = call.waiters.iter();
-        let leader = waiters
-            .next()
-            .and_then(|stream| Some((*stream, self.pending.release(*stream)?)));
+        let leader = match call.purpose {
+            Purpose::Lease(_) => waiters.next(),
+            Purpose::Check(_) | Purpose::Renewal(_) => None,
+        };
+        let leader = leader.and_then(|stream| Some((*stream, self.pending.release(*stream)?)));
         let cost = leader.as_ref().map_or(0, |(_, waiter)| waiter.ask.cost);
         let paid = self.settle_lease(turn, &call, units, cost, &reply);
         if let Some((stream, waiter)) = leader {
@@ -114,7 +118,7 @@ impl Gate {
                 Ok(reply) if paid || !may_ask_again(reply, units, cost) => {
                     self.release_stream(turn.now, stream, waiter, decision_of(reply));
                 }
-                Ok(_) => self.serve(turn, stream, waiter),
+                Ok(_) => self.serve(turn, stream, waiter, Visit::Exact),
             }
         }
         for stream in waiters {
@@ -126,19 +130,9 @@ impl Gate {
                 Ok(reply) if matches!(reply.outcome, ReplyOutcome::Rejected { .. }) => {
                     self.release_stream(turn.now, *stream, waiter, decision_of(reply));
                 }
-                Ok(_) => self.serve(turn, *stream, waiter),
+                Ok(_) => self.serve(turn, *stream, waiter, Visit::Again),
             }
         }
-    }
-
-    fn end_renewal(
-        &mut self,
-        turn: &Turn<'_>,
-        call: &Call,
-        units: u64,
-        reply: &Result<Reply, CheckError>,
-    ) {
-        self.settle_lease(turn, call, units, 0, reply);
     }
 
     /// Tells the lease what came of its call, and the cache what holds for the key at large.
@@ -158,6 +152,7 @@ impl Gate {
         };
         match reply.outcome {
             ReplyOutcome::Granted { units: granted } => {
+                self.remember(turn.now, call, reply, units);
                 let units = granted.unwrap_or(units).min(units);
                 self.leases.granted(
                     turn.now,
@@ -181,15 +176,15 @@ impl Gate {
     }
 
     fn remember(&mut self, now: Instant, call: &Call, reply: &Reply, cost: u64) {
-        let answer = answer_of(reply, cost);
+        let answer = Answer::of(reply, cost);
         self.cache
             .put(now, call.key.as_bytes(), &answer, &call.policy.cache);
     }
 
     /// Serves a stream whose lease did not pay for it right away: from what is there, or by asking
     /// for exactly what it needs.
-    fn serve(&mut self, turn: &mut Turn<'_>, stream: StreamId, waiter: Waiter) {
-        let (known, renewal) = self.known(turn.now, &waiter.ask, Visit::Again);
+    fn serve(&mut self, turn: &mut Turn<'_>, stream: StreamId, waiter: Waiter, visit: Visit) {
+        let (known, renewal) = self.known(turn.now, &waiter.ask, visit);
         match known {
             Ok(decision) => {
                 if let Some(units) = renewal {
@@ -276,19 +271,5 @@ const fn result_of(reply: &Result<Reply, CheckError>) -> CalloutResult {
             outcome: ReplyOutcome::Rejected { .. },
             ..
         }) => CalloutResult::Reject,
-    }
-}
-
-const fn answer_of(reply: &Reply, cost: u64) -> Answer {
-    Answer {
-        kind: match reply.outcome {
-            ReplyOutcome::Denied => Kind::Denied,
-            ReplyOutcome::Granted { .. } => Kind::Allowed,
-            ReplyOutcome::Rejected { status } => Kind::Rejected { status },
-        },
-        cost,
-        limits: reply.limits,
-        retry_after: reply.retry_after,
-        caching: reply.caching,
     }
 }

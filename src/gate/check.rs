@@ -70,7 +70,7 @@ impl Gate {
             purpose: Purpose::Renewal(units),
             units,
             at_least: Some(1),
-            joinable: false,
+            joinable: true,
             timeout: ask.policy.timeout,
         };
         let cut_off = self.is_cut_off(ask.policy.backend, turn.wall);

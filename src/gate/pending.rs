@@ -128,7 +128,7 @@ impl Pending {
         let call = self.calls.get(&id)?;
         let same = match (call.purpose, purpose) {
             (Purpose::Check(own), Purpose::Check(other)) => own == other,
-            (Purpose::Lease(_), Purpose::Lease(_)) => true,
+            (Purpose::Lease(_) | Purpose::Renewal(_), Purpose::Lease(_)) => true,
             (Purpose::Check(_) | Purpose::Lease(_) | Purpose::Renewal(_), _) => false,
         };
         (same && call.waiters.len() < WAITERS_MAX).then_some(CallId(id))
