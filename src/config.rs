@@ -5,6 +5,7 @@
 
 mod build;
 pub(crate) mod check;
+mod custom;
 pub mod form;
 pub mod keys;
 mod node;

@@ -18,6 +18,7 @@ use super::{
     Preset, PropertyType, QuotaTerms, RateLimitHeaders, Route, RouteMatch, Source, StatusPattern,
     Statuses, largest_timeout, timestamp, units,
 };
+use crate::language::Language;
 use crate::sorted::sort_by;
 
 /// Builds a configuration and collects its problems.
@@ -25,7 +26,7 @@ pub(super) struct Builder {
     backends: Vec<Rc<Backend>>,
     host_budget: Duration,
     policies: Vec<Rc<Policy>>,
-    problems: Problems,
+    pub(super) problems: Problems,
 }
 
 impl Builder {
@@ -39,12 +40,12 @@ impl Builder {
     }
 
     /// The configuration, if nothing is wrong with it.
-    pub(super) fn finish(mut self, config: Config) -> Result<Config, Problems> {
+    pub(super) fn finish(self, config: Config) -> Result<Config, Problems> {
         if self.problems.is_empty() {
-            return Ok(config);
+            Ok(config)
+        } else {
+            Err(self.problems)
         }
-        self.problems.sort();
-        Err(self.problems)
     }
 
     /// The whole; not to be used if there are problems.
@@ -98,14 +99,15 @@ impl Builder {
                 .to_owned(),
             breaker,
             cluster: cluster.to_owned(),
-            custom: None,
+            custom: self.custom_language(node).map(Rc::new),
             headers: headers(node, &backend::HEADERS),
             index,
             max_pending: node.small_count(&backend::MAX_PENDING),
             name: name.to_owned(),
             namespace: node.text(&backend::NAMESPACE).to_owned(),
-            path: owned(node.given_text(&backend::PATH)),
+            path: owned(node.given_text(&backend::PATH)).filter(|_| !is_custom(node)),
             preset: match node.text(&backend::PRESET) {
+                "custom" => Preset::Custom,
                 "envoy_ratelimit" => Preset::EnvoyRatelimit,
                 "gubernator" => Preset::Gubernator,
                 "limitador" => Preset::Limitador,
@@ -116,6 +118,31 @@ impl Builder {
             statuses: self.statuses(&node.table(&backend::STATUSES)),
             timeout: node.duration(&backend::TIMEOUT),
         }
+    }
+
+    /// The language of a backend that has its own.
+    fn custom_language(&mut self, node: &Node<'_>) -> Option<Language> {
+        let is_described = node.has(&backend::CUSTOM);
+        if !is_custom(node) {
+            if is_described {
+                let with = "goes with `preset: custom` only".to_owned();
+                let path = node.at(&backend::CUSTOM).path();
+                self.problems.add(path, ProblemKind::Conflict { with });
+            }
+            return None;
+        }
+        for key in [&backend::CUSTOM, &backend::PATH] {
+            if !node.has(key) {
+                let expected = format!("{}, for `preset: custom`", key.kind.expected());
+                let path = node.at.missing(key.name).path();
+                self.problems.add(path, ProblemKind::Missing { expected });
+            }
+        }
+        let path = node.given_text(&backend::PATH).unwrap_or_default();
+        Some(self.custom(
+            &node.table(&backend::CUSTOM),
+            (path, &node.at(&backend::PATH)),
+        ))
     }
 
     fn breaker(&mut self, node: &Node<'_>) -> BreakerSettings {
@@ -402,13 +429,9 @@ impl Builder {
     /// An entry has one source, and what goes with it.
     fn check_sources(&mut self, node: &Node<'_>) {
         let sources = entry::ENTRY.one_of;
-        let mut given: Vec<_> = sources
-            .iter()
-            .filter_map(|key| Some((node.find(key)?.0, *key)))
-            .collect();
-        sort_by(&mut given, |one, other| one.0.cmp(&other.0));
-        let mut given = given.into_iter();
-        let Some((_, first)) = given.next() else {
+        let place = |key: &&&Key| node.find(key).map_or(usize::MAX, |(position, _)| position);
+        let given = || sources.iter().filter(|key| node.has(key));
+        let Some(first) = given().min_by_key(place) else {
             let sources = one_of(sources.iter().map(|key| key.name));
             let expected = format!("a source of the value: {sources}");
             self.problems
@@ -419,7 +442,7 @@ impl Builder {
             self.problems
                 .add(node.at(key).path(), ProblemKind::Conflict { with });
         };
-        for (_, other) in given {
+        for other in given().filter(|key| key.name != first.name) {
             let with = format!("`{}` is a source too, keep one of them", first.name);
             conflict(other, with);
         }
@@ -484,7 +507,8 @@ fn by_name<'a>(
     node: &Node<'a>,
     key: &Key,
 ) -> impl Iterator<Item = (usize, (usize, &'a (String, Value)))> + use<'a> {
-    let mut fields: Vec<_> = node.fields(key).iter().enumerate().collect();
+    let fields = node.fields(key).iter().enumerate();
+    let mut fields: Vec<_> = fields.take(NAMES_MAX).collect();
     sort_by(&mut fields, |one, other| one.1.0.cmp(&other.1.0));
     fields.dedup_by_key(|(_, (name, _))| name.as_str());
     fields.into_iter().enumerate()
@@ -609,5 +633,11 @@ fn owned(text: Option<&str>) -> Option<String> {
     text.map(str::to_owned)
 }
 
+fn is_custom(node: &Node<'_>) -> bool {
+    node.text(&backend::PRESET) == "custom"
+}
+
+/// No map of names may have more; one that has is refused.
+const NAMES_MAX: usize = 256;
 /// Names listed when one is not found; the reader meant none of them.
 const DECLARED_SHOWN: usize = 10;

@@ -7,7 +7,6 @@ use super::form::{Fault, Form};
 use super::keys::{Key, Kind, Presence, Table};
 use super::problem::{Path, ProblemKind, Problems, Step, all_of, one_of};
 use super::units;
-use crate::sorted::SortedMap;
 
 use super::value::{Number, Value};
 
@@ -126,6 +125,7 @@ fn check_scalar(value: &Value, kind: &Kind) -> Result<(), ProblemKind> {
             Some(_) => Ok(()),
             None => Err(malformed(text, kind.expected())),
         },
+        (Kind::Template, Value::List(_) | Value::Object(_)) => Ok(()),
         (Kind::Text(form), Value::Text(text)) => check_text(text, *form),
         (Kind::True, Value::Bool(false)) => Err(ProblemKind::NotSupported {
             got: "false".to_owned(),
@@ -226,63 +226,52 @@ fn check_map(
         let got = fields.len();
         problems.add(at.path(), ProblemKind::TooMany { got, max });
     }
-    let mut seen = Seen::default();
-    for (position, (name, value)) in fields.iter().enumerate() {
+    // What is above the bound is refused already, and equal names are looked for one by one.
+    for (position, (name, value)) in fields.iter().take(max).enumerate() {
         let at = at.key(position, name);
         if let Err(problem) = check_text(name, form) {
             problems.add(at.path(), problem);
         }
         // Names of headers are the same in any case.
-        let same = if form.is_header() {
-            name.to_ascii_lowercase()
-        } else {
-            name.clone()
+        let same = |earlier: &str| {
+            earlier == name || (form.is_header() && earlier.eq_ignore_ascii_case(name))
         };
-        check_first(seen.insert(&same), &at, problems);
+        check_first(fields, position, same, &at, problems);
         check(value, kind, &at, problems);
     }
 }
 
-/// Names that have come up, in order.
-#[derive(Default)]
-struct Seen(SortedMap<String, ()>);
-
-impl Seen {
-    /// Notes a name; whether it is new.
-    fn insert(&mut self, name: &str) -> bool {
-        let new = !self.contains(name);
-        if new {
-            self.0.insert(name.to_owned(), ());
-        }
-        new
-    }
-
-    fn contains(&self, name: &str) -> bool {
-        self.0.find(|own| own.as_str().cmp(name)).is_some()
-    }
-}
-
 fn check_table(fields: &[(String, Value)], table: &Table, at: &At<'_>, problems: &mut Problems) {
-    let mut seen = Seen::default();
+    if fields.len() > FIELDS_MAX {
+        let (got, max) = (fields.len(), FIELDS_MAX);
+        return problems.add(at.path(), ProblemKind::TooMany { got, max });
+    }
     for (position, (name, value)) in fields.iter().enumerate() {
         let at = at.key(position, name);
         match table.key(name) {
             None => problems.add(at.path(), unknown_key(name, table)),
             Some(key) => {
-                check_first(seen.insert(key.name), &at, problems);
+                check_first(fields, position, |earlier| earlier == name, &at, problems);
                 check(value, &key.kind, &at, problems);
             }
         }
     }
     for key in table.keys.iter().filter(|_| !table.changes) {
-        if matches!(key.presence, Presence::Required) && !seen.contains(key.name) {
+        let is_missing = || fields.iter().all(|(name, _)| name != key.name);
+        if matches!(key.presence, Presence::Required) && is_missing() {
             problems.add(at.missing(key.name).path(), missing(key));
         }
     }
 }
 
-fn check_first(is_first: bool, at: &At<'_>, problems: &mut Problems) {
-    if !is_first {
+fn check_first(
+    fields: &[(String, Value)],
+    position: usize,
+    same: impl Fn(&str) -> bool,
+    at: &At<'_>,
+    problems: &mut Problems,
+) {
+    if fields.iter().take(position).any(|(name, _)| same(name)) {
         let what = "given before, keep one of them".to_owned();
         problems.add(at.path(), ProblemKind::Duplicate { what });
     }
@@ -317,3 +306,6 @@ fn out_of_range(got: &Number, min: &str, max: &str) -> ProblemKind {
         max: max.to_owned(),
     }
 }
+
+/// Fields of an object with known keys; there are never so many keys.
+const FIELDS_MAX: usize = 256;

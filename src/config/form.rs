@@ -29,6 +29,8 @@ pub enum Form {
     Path,
     /// The path of a URL, with a query if wanted.
     PathAndQuery,
+    /// A JSON pointer.
+    Pointer,
     /// A declared policy's name, which becomes a metric's tag.
     PolicyName,
     /// A header that is read from a request: its name.
@@ -86,6 +88,14 @@ impl Form {
             Self::PathAndQuery => {
                 text.starts_with('/') && all(text, |byte| path_byte(byte) || byte == b'?')
             }
+            Self::Pointer => {
+                text.starts_with('/')
+                    && !text.chars().any(char::is_control)
+                    && text
+                        .split('~')
+                        .skip(1)
+                        .all(|after| after.starts_with(['0', '1']))
+            }
             Self::PolicyName if text == "off" => {
                 return Err(Fault::Forbidden("means no policy, choose another name"));
             }
@@ -116,6 +126,7 @@ impl Form {
             Self::Origin => "`*` or an origin, like `https://app.example`",
             Self::Path => "a path that begins with `/`, without query and spaces",
             Self::PathAndQuery => "a path that begins with `/`, without spaces",
+            Self::Pointer => "a JSON pointer, like `/data/remaining`",
             Self::ReadHeader => {
                 "a header's name, like `x-name`, `:authority`, `:method`, `:path` or `:scheme`"
             }
@@ -129,7 +140,12 @@ impl Form {
         match self {
             Self::EntryName | Self::Method | Self::Name | Self::PolicyName | Self::Time => 64,
             Self::DenialHeader | Self::ReadHeader | Self::SentHeader | Self::TrustedHeader => 128,
-            Self::Authority | Self::Cluster | Self::Host | Self::Line | Self::Origin => 256,
+            Self::Authority
+            | Self::Cluster
+            | Self::Host
+            | Self::Line
+            | Self::Origin
+            | Self::Pointer => 256,
             Self::HeaderValue | Self::Path | Self::PathAndQuery => 1_024,
             Self::Secret => 8_192,
         }
@@ -168,6 +184,7 @@ impl Form {
             Self::Origin => r"^(\*|[A-Za-z][A-Za-z0-9+.-]*://[^/?#@\s]+)$",
             Self::Path => r"^/[^\s?#]*$",
             Self::PathAndQuery => r"^/[^\s#]*$",
+            Self::Pointer => "^(/([^/~]|~[01])*)+$",
             Self::PolicyName => "^(?!off$)[A-Za-z0-9_-]+$",
             Self::ReadHeader => "^([!#$%&'*+.^_`|~0-9A-Za-z-]+|:authority|:method|:path|:scheme)$",
             Self::Time => r"^\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})$",

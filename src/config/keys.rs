@@ -72,6 +72,8 @@ pub enum Kind {
     Share,
     /// A status from 200 to 599, or a hundred of them, like `"2xx"`.
     Status,
+    /// A JSON object or list of the operator's choice, whose texts may have slots.
+    Template,
     /// An object with these keys.
     Table(&'static Table),
     /// A text.
@@ -97,6 +99,7 @@ impl Kind {
             Self::Map(..) | Self::Table(_) => "an object".to_owned(),
             Self::Share => "a number above 0, at most 1".to_owned(),
             Self::Status => "a status, like `429`, or `\"2xx\"`".to_owned(),
+            Self::Template => "a JSON object or list".to_owned(),
             Self::Text(form) => form.expected().to_owned(),
             Self::True => one_of(["true"]),
             Self::Words(words) => one_of(words.iter().copied()),
@@ -183,7 +186,11 @@ table! { backend BACKEND "backend" "A quota backend: where it is, and what it sp
         "The `:authority` of the calls.";
     PRESET "preset" Kind::Words(PRESETS), Presence::Default("headers"),
         "The language that the backend speaks.";
-    PATH "path" Kind::Text(Form::PathAndQuery), otherwise!("the preset's"),
+    CUSTOM "custom" Kind::Table(&custom::CUSTOM),
+        otherwise!("none; the preset `custom` requires it"),
+        "The language of a backend that no preset fits.";
+    PATH "path" Kind::Text(Form::PathAndQuery),
+        otherwise!("the preset's; `custom` requires one, and it may have slots"),
         "The path to call.";
     NAMESPACE "namespace" Kind::Text(Form::Line), Presence::Default("quota-gate"),
         "Limitador's namespace, envoyproxy/ratelimit's domain, and so on.";
@@ -201,6 +208,65 @@ table! { backend BACKEND "backend" "A quota backend: where it is, and what it sp
         otherwise!("on, with the defaults below"),
         "When to stop calling a sick backend.";
 }}
+
+table! { custom CUSTOM "custom"
+    "How a backend is asked, in templates with slots like `{cost}`, and how its reply is read." {
+    METHOD "method" Kind::Words(&["POST", "GET", "PUT"]), Presence::Default("POST"),
+        "The method of the calls.";
+    HEADERS "headers" Kind::Map(Form::SentHeader, &Kind::Text(Form::HeaderValue), 16),
+        otherwise!("none"),
+        "Headers with slots; one is left out where a slot has nothing to say.";
+    BODY "body" Kind::Template, otherwise!("no body"),
+        "The JSON body; a text that is one slot and no more has the slot's own type.";
+    ALLOW "allow" Kind::Table(&test::TEST), otherwise!("the status alone says yes"),
+        "What the body of a yes has, where the status allows.";
+    DENY "deny" Kind::Table(&test::TEST), otherwise!("the status alone says no"),
+        "What the body of a no has, where the status allows.";
+    REJECT "reject" Kind::Table(&test::TEST), otherwise!("the status alone rejects"),
+        "What the body has when the key is not valid, where the status allows.";
+    ERROR "error" Kind::Text(Form::Pointer), otherwise!("none"),
+        "The member that, where it is there and not empty, makes the reply a failure.";
+    GRANTED "granted" Kind::Table(&count_place::COUNT_PLACE), otherwise!("`x-quota-granted`"),
+        "Where a lease's units are told; not told, all were granted.";
+    LIMIT "limit" Kind::Table(&count_place::COUNT_PLACE), otherwise!("the standard headers"),
+        "Where the units of a window are told.";
+    REMAINING "remaining" Kind::Table(&count_place::COUNT_PLACE),
+        otherwise!("the standard headers"),
+        "Where the units left are told.";
+    RESET "reset" Kind::Table(&time_place::TIME_PLACE), otherwise!("the standard headers"),
+        "Where the end of the window is told.";
+    RETRY_AFTER "retry_after" Kind::Table(&time_place::TIME_PLACE), otherwise!("`retry-after`"),
+        "Where it is told when a client may come again.";
+    WINDOW "window" Kind::Table(&time_place::TIME_PLACE), otherwise!("the standard headers"),
+        "Where the window's length is told.";
+}}
+
+table! { test TEST "test" "What a member of a reply's body must be." {
+    POINTER "pointer" Kind::Text(Form::Pointer), Presence::Required,
+        "Where the member is (RFC 6901).";
+    IS "is" Kind::Bool, Presence::Default("true"),
+        "Yes or no, in whatever form: `true`, `1`, `\"true\"`, or the opposite.";
+    IN "in" Kind::List(&Kind::Text(Form::Line), 1, 16), otherwise!("`is` decides"),
+        "One of these texts.";
+}}
+
+table! { count_place COUNT_PLACE "count" "Where a number of units is: a header or a member." {
+    HEADER "header" Kind::Text(Form::ReadHeader), otherwise!("a `pointer`"),
+        "The header that has it.";
+    POINTER "pointer" Kind::Text(Form::Pointer), otherwise!("a `header`"),
+        "Where it is in the body (RFC 6901).";
+    MISSING "missing" Kind::Count(0, 1_000_000_000), otherwise!("not known"),
+        "What it is where it is not there.";
+} one_of [HEADER, POINTER] }
+
+table! { time_place TIME_PLACE "time" "Where a time is: a header or a member." {
+    HEADER "header" Kind::Text(Form::ReadHeader), otherwise!("a `pointer`"),
+        "The header that has it.";
+    POINTER "pointer" Kind::Text(Form::Pointer), otherwise!("a `header`"),
+        "Where it is in the body (RFC 6901).";
+    UNIT "unit" Kind::Words(&["s", "ms", "epoch_s", "epoch_ms"]), Presence::Default("s"),
+        "What a bare number counts: a length of time, or time since 1970.";
+} one_of [HEADER, POINTER] }
 
 table! { statuses STATUSES "statuses" "What a backend's statuses mean." {
     ALLOW "allow" STATUS_LIST, otherwise!("the preset's"), "Within the limit.";
@@ -434,6 +500,7 @@ pub const PRESETS: &[&str] = &[
     "gubernator",
     "throttlecrab",
     "unkey",
+    "custom",
 ];
 /// The words of `failure_mode`.
 pub const FAILURE_MODES: &[&str] = &["fail_open", "fail_closed", "fail_local"];

@@ -7,8 +7,6 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::time::Duration;
 
-use crate::sorted::sort_by;
-
 use super::units::duration_text;
 
 /// A place in a configuration.
@@ -266,29 +264,31 @@ impl fmt::Display for ProblemKind {
 /// All that is wrong with a configuration, in the order of its text.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Problems {
+    /// In order, and at most so many as are kept.
     problems: Vec<Problem>,
+    /// How many more there are.
+    dropped: usize,
 }
 
 impl Problems {
     /// One problem, of the configuration as a whole.
     #[must_use]
     pub fn of_the_whole(kind: ProblemKind) -> Self {
-        let path = Path::default();
-        Self {
-            problems: vec![Problem { path, kind }],
-        }
+        let mut problems = Self::default();
+        problems.add(Path::default(), kind);
+        problems
     }
 
-    /// Adds a problem.
+    /// Adds a problem at its place in the order; of one place, the first added comes first.
     pub fn add(&mut self, path: Path, kind: ProblemKind) {
-        self.problems.push(Problem { path, kind });
-    }
-
-    /// Puts them in the order of the text.
-    pub fn sort(&mut self) {
-        sort_by(&mut self.problems, |one, other| {
-            one.path.document_order(&other.path)
-        });
+        if self.problems.len() >= KEPT {
+            self.dropped = self.dropped.saturating_add(1);
+            return;
+        }
+        let place = self
+            .problems
+            .partition_point(|other| other.path.document_order(&path).is_le());
+        self.problems.insert(place, Problem { path, kind });
     }
 
     /// Whether nothing is wrong.
@@ -304,7 +304,7 @@ impl Problems {
 
     /// The lines for the log: the count, at most twenty problems, and how many more there are.
     pub fn lines(&self) -> impl Iterator<Item = String> {
-        let count = self.problems.len();
+        let count = self.problems.len().saturating_add(self.dropped);
         let noun = if count == 1 { "problem" } else { "problems" };
         let first = format!("configuration refused: {count} {noun}");
         let more = count.saturating_sub(SHOWN);
@@ -378,6 +378,8 @@ fn is_plain(key: &str) -> bool {
     !key.is_empty() && key.len() <= SHOWN_CHARS && key.bytes().all(plain)
 }
 
+/// Problems kept, for tools; one mistake in a generated text makes many.
+const KEPT: usize = 1_000;
 /// Problems in one text; a log with more is not read.
 const SHOWN: usize = 20;
 /// Characters of a value that are repeated; a whole token never fits.

@@ -15,7 +15,7 @@ use crate::language::{
 #[must_use]
 pub fn language(backend: &Backend) -> Cow<'static, Language> {
     Cow::Borrowed(match (backend.preset, &backend.custom) {
-        (Preset::Custom, Some(custom)) => return Cow::Owned((**custom).clone()),
+        (Preset::Custom, Some(custom)) => return Cow::Owned(with_standards(custom)),
         // A configuration has rules wherever it says `custom`.
         (Preset::Custom, None) | (Preset::Headers, _) => &HEADERS,
         (Preset::EnvoyRatelimit, _) => &ENVOY_RATELIMIT,
@@ -24,6 +24,19 @@ pub fn language(backend: &Backend) -> Cow<'static, Language> {
         (Preset::Throttlecrab, _) => &THROTTLECRAB,
         (Preset::Unkey, _) => &UNKEY,
     })
+}
+
+/// A language of the operator's own: where it says nothing of a number, the standard headers do, and
+/// its calls carry the request's id like all others.
+fn with_standards(custom: &Language) -> Language {
+    let mut language = custom.clone();
+    let readings = language.reply.readings.to_mut();
+    readings.extend_from_slice(&HEADERS.reply.readings);
+    let headers = language.request.headers.to_mut();
+    if !headers.iter().any(|header| header.name == REQUEST_ID.name) {
+        headers.push(REQUEST_ID);
+    }
+    language
 }
 
 /// Headers only, no body: a backend for it is a dozen lines in any language.

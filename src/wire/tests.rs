@@ -1,5 +1,7 @@
 //! What goes to each backend and what each of its answers means, answer by answer.
 
+mod custom;
+
 use super::*;
 use crate::config::{EntrySpec, Policy, Preset, Source, StatusPattern};
 use crate::descriptor::tests::{Random, entry, policy_of};
@@ -791,9 +793,13 @@ const PLAIN: Ask<'static> = Ask {
 };
 
 fn encode(preset: Preset, entries: &[(&str, &[u8])], ask: &Ask<'_>) -> Message {
+    encode_with(&wire(preset), entries, ask)
+}
+
+fn encode_with(wire: &Wire, entries: &[(&str, &[u8])], ask: &Ask<'_>) -> Message {
     let policy = policy_of(specs(entries));
     let descriptor = descriptor(&policy, entries);
-    wire(preset).encode(&Check {
+    wire.encode(&Check {
         entries: descriptor.entries(&policy),
         cost: ask.cost,
         cost_min: ask.cost_min,
@@ -810,11 +816,20 @@ fn decode(
     headers: &[(&str, &str)],
     body: &str,
 ) -> Result<Reply, CheckError> {
+    decode_with(&wire(preset), status, headers, body)
+}
+
+fn decode_with(
+    wire: &Wire,
+    status: u16,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Result<Reply, CheckError> {
     let headers: Vec<_> = headers
         .iter()
         .map(|(name, value)| (name.as_bytes(), value.as_bytes()))
         .collect();
-    wire(preset).decode(&RawReply {
+    wire.decode(&RawReply {
         status,
         headers: &headers,
         body: body.as_bytes(),

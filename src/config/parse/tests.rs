@@ -459,7 +459,7 @@ fn tells_words_that_mean_nothing() {
     expect_backend_problem(
         r#""preset": "redis""#,
         "backends.b.preset: not supported: got `redis`, allowed `headers`, `limitador`, \
-         `envoy_ratelimit`, `gubernator`, `throttlecrab` or `unkey`",
+         `envoy_ratelimit`, `gubernator`, `throttlecrab`, `unkey` or `custom`",
     );
 }
 
@@ -490,6 +490,97 @@ fn a_quota_goes_with_backends_that_are_told_it() {
         r#""quota": {"units": 10, "per": "1m"}"#,
         "policies.p.quota: conflict: backend `b` has quotas of its own and is not told this one",
     );
+}
+
+#[test]
+fn tells_what_is_wrong_with_a_language_of_ones_own() {
+    for (backend, problem) in [
+        (
+            r#""custom": {}"#.to_owned(),
+            "backends.b.custom: conflict: goes with `preset: custom` only",
+        ),
+        (
+            r#""preset": "custom", "path": "/""#.to_owned(),
+            "backends.b.custom: missing: required, an object, for `preset: custom`",
+        ),
+        (
+            r#""preset": "custom", "custom": {}"#.to_owned(),
+            "backends.b.path: missing: required, a path that begins with `/`, without spaces, \
+             for `preset: custom`",
+        ),
+        (
+            custom("/{descriptr}", ""),
+            "backends.b.path: not supported: got `descriptr`, allowed `cost`, `cost:text`, \
+             `cost_min`, `descriptor`, `descriptor:object`, `descriptor:list`, `namespace`, \
+             `policy`, `quota.burst`, `quota.per_ms`, `quota.per_ms:text`, `quota.per_s`, \
+             `quota.units`, `quota.units:text`, `request_id`, `route` or `entry.NAME`; \
+             did you mean `descriptor`?",
+        ),
+        (
+            custom("/", r#""headers": {"x-a": "{cost"}"#),
+            "backends.b.custom.headers.x-a: malformed: got `{cost`, expected slots in braces, \
+             like `{cost}`; a brace that is meant twice",
+        ),
+        (
+            custom("/", r#""body": {"a": [1, "x}"]}"#),
+            "backends.b.custom.body.a[1]: malformed: got `x}`, expected slots in braces, \
+             like `{cost}`; a brace that is meant twice",
+        ),
+        (
+            custom("/", r#""body": {"a": "x {descriptor:list}"}"#),
+            "backends.b.custom.body.a: forbidden: `x {descriptor:list}` is an object or a list, \
+             which goes into a body and is all of its text there",
+        ),
+        (
+            custom("/{descriptor:object}", ""),
+            "backends.b.path: forbidden: `/{descriptor:object}` is an object or a list, which \
+             goes into a body and is all of its text there",
+        ),
+        (
+            custom("/", r#""method": "GET", "body": {}"#),
+            "backends.b.custom.body: conflict: a `GET` has no body, choose another `method`",
+        ),
+    ] {
+        expect_custom_problem(&backend, problem);
+    }
+}
+
+#[test]
+fn tells_what_is_wrong_with_rules_of_ones_own() {
+    for (backend, problem) in [
+        (
+            custom("/", r#""allow": {"pointer": "/ok"}"#),
+            "backends.b.custom.deny: missing: required, both `allow` and `deny` where the body \
+             decides",
+        ),
+        (
+            custom(
+                "/",
+                r#""allow": {"pointer": "/ok", "is": true, "in": ["x"]}, "deny": {"pointer": "/no"}"#,
+            ),
+            "backends.b.custom.allow.is: conflict: `in` is there too, keep one of them",
+        ),
+        (
+            custom("/", r#""error": "error""#),
+            "backends.b.custom.error: malformed: got `error`, expected a JSON pointer, like \
+             `/data/remaining`",
+        ),
+        (
+            custom("/", r#""limit": {"missing": 0}"#),
+            "backends.b.custom.limit: missing: required, a `header` or a `pointer`",
+        ),
+        (
+            custom("/", r#""reset": {"header": "a", "pointer": "/b"}"#),
+            "backends.b.custom.reset: conflict: has a `header` and a `pointer`, keep one of them",
+        ),
+        (
+            custom("/", r#""reset": {"header": "a", "unit": "hours"}"#),
+            "backends.b.custom.reset.unit: not supported: got `hours`, allowed `s`, `ms`, \
+             `epoch_s` or `epoch_ms`",
+        ),
+    ] {
+        expect_custom_problem(&backend, problem);
+    }
 }
 
 #[test]
@@ -544,6 +635,24 @@ fn tells_when_there_are_too_many() {
     expect_problem(
         &format!(r#""descriptor": [{}]"#, entries.join(",")),
         "policies.p.descriptor: too many: got 17, allowed at most 16",
+    );
+}
+
+#[test]
+fn a_flood_of_keys_is_refused_without_looking_at_each() {
+    let fields: Vec<String> = (0..100_000).map(|key| format!("\"k{key}\": 1")).collect();
+    let fields = fields.join(",");
+
+    assert_eq!(
+        refusal(format!("{{{fields}}}").as_bytes())[0],
+        "configuration: too many: got 100000, allowed at most 256"
+    );
+    let policies =
+        format!(r#"{{"policies": {{{fields}}}, "default_policy": "off", "host_budget": "1s"}}"#);
+    let problems = parse(policies.as_bytes()).unwrap_err();
+    assert_eq!(
+        problems.iter().next().unwrap().to_string(),
+        "policies: too many: got 100000, allowed at most 256"
     );
 }
 
@@ -608,7 +717,7 @@ fn tells_ten_problems_at_once_in_the_order_of_the_text() {
          without spaces\n\
          backends.quota.timeout: out of range: got 0ms, allowed 1ms to 60s\n\
          backends.quota.retries: unknown key: known here: `cluster`, `authority`, `preset`, \
-         `path`, `namespace`, `timeout`, `headers`, `statuses`, `max_pending` and `breaker`\n\
+         `custom`, `path`, `namespace`, `timeout`, `headers`, `statuses`, `max_pending` and `breaker`\n\
          backends[\"a b\"]: malformed: got `a b`, expected a name of letters, digits, `_` and `-`\n\
          policies.gold.backend: not found: no backend is named `qouta`, did you mean `quota`?\n\
          policies.gold.descriptor[0].header: malformed: got `x y`, expected a header's name, \
@@ -832,6 +941,18 @@ fn with_backend(keys: &str) -> String {
 #[track_caller]
 fn expect_problem(policy_keys: &str, problem: &str) {
     assert_eq!(refusal(with_policy(policy_keys).as_bytes()), [problem]);
+}
+
+fn custom(path: &str, keys: &str) -> String {
+    format!(r#""preset": "custom", "path": "{path}", "custom": {{{keys}}}"#)
+}
+
+/// There may be other problems.
+#[track_caller]
+fn expect_custom_problem(backend: &str, problem: &str) {
+    let refused = parse(with_backend(backend).as_bytes()).unwrap_err();
+    let text = refused.to_string();
+    assert!(text.contains(problem), "{problem}\nin\n{text}");
 }
 
 #[track_caller]

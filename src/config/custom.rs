@@ -1,0 +1,404 @@
+//! A backend's own language: the templates and rules of `custom`, out of the checked tree.
+//!
+//! Templates are texts with slots in braces, `{cost}`; a brace that is meant is written twice. What
+//! the result can say is bounded by its types: a template can't produce anything but JSON, and a
+//! value in a slot can't leave its place.
+
+use super::StatusPattern;
+use super::build::Builder;
+use super::check::At;
+use super::keys::{Key, count_place, custom, test, time_place};
+use super::node::Node;
+use super::problem::{ProblemKind, one_of};
+use super::units;
+use super::value::Value;
+use crate::language::{
+    BodyRules, HeaderShape, Language, Piece, Place, Pointer, Reading, Rules, Shape, Slot, Target,
+    Test, Text, Unit, Want,
+};
+
+/// What stands in a template.
+enum Part {
+    /// These bytes.
+    Raw(String),
+    /// A slot, and how it is to be written.
+    Slot(Slot, Style),
+}
+
+/// How a slot is written in JSON when it is all that a text has.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Style {
+    /// As an object or a list; nowhere but in JSON, and on its own.
+    Braced(char, char),
+    /// As a number, without quotes.
+    Number,
+    /// As a text.
+    Text,
+}
+
+/// Why a text is no template.
+enum Fault {
+    /// A brace stands alone.
+    Brace,
+    /// Nothing has that name.
+    Unknown(String),
+}
+
+impl Builder {
+    /// The language that a backend's `custom` describes, and that its `path` is a template of.
+    pub(super) fn custom(&mut self, node: &Node<'_>, path: (&str, &At<'_>)) -> Language {
+        let path = self.template(path.0, path.1);
+        let mut headers = Vec::new();
+        let at = node.at(&custom::HEADERS);
+        for (position, (name, value)) in node.fields(&custom::HEADERS).iter().enumerate() {
+            let value = value.as_text().unwrap_or_default();
+            headers.push(HeaderShape {
+                name: name.to_ascii_lowercase().into(),
+                value: self.template(value, &at.key(position, name)).into(),
+            });
+        }
+        let mut body = Vec::new();
+        if let Some((_, value)) = node.find(&custom::BODY) {
+            if node.text(&custom::METHOD) == "GET" {
+                let with = "a `GET` has no body, choose another `method`".to_owned();
+                let path = node.at(&custom::BODY).path();
+                self.problems.add(path, ProblemKind::Conflict { with });
+            }
+            self.json(&mut body, value, &node.at(&custom::BODY));
+        }
+        Language {
+            request: Shape {
+                method: node.text(&custom::METHOD).to_owned().into(),
+                path: path.into(),
+                headers: headers.into(),
+                body: body.into(),
+            },
+            reply: Rules {
+                allow: vec![StatusPattern::Class(2)].into(),
+                deny: vec![StatusPattern::Exact(429)].into(),
+                reject: vec![StatusPattern::Exact(401), StatusPattern::Exact(403)].into(),
+                body: self.body_rules(node),
+                readings: self.readings(node).into(),
+            },
+        }
+    }
+
+    /// The pieces of a template that stands in a path or a header.
+    fn template(&mut self, text: &str, at: &At<'_>) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        for part in self.parts(text, at) {
+            match part {
+                Part::Raw(raw) => pieces.push(Piece::Raw(raw.into())),
+                Part::Slot(slot, style) => {
+                    if matches!(style, Style::Braced(..)) {
+                        self.misplaced(text, at);
+                    }
+                    pieces.push(Piece::Slot(slot));
+                }
+            }
+        }
+        pieces
+    }
+
+    /// Appends the JSON text of a template, with its slots.
+    fn json(&mut self, pieces: &mut Vec<Piece>, value: &Value, at: &At<'_>) {
+        match value {
+            Value::Bool(true) => push(pieces, "true"),
+            Value::Bool(false) => push(pieces, "false"),
+            Value::Null => push(pieces, "null"),
+            Value::Number(number) => push(pieces, &number.to_string()),
+            Value::Text(text) => self.json_text(pieces, text, at),
+            Value::List(items) => {
+                push(pieces, "[");
+                for (position, item) in items.iter().enumerate() {
+                    if position != 0 {
+                        push(pieces, ",");
+                    }
+                    self.json(pieces, item, &at.item(position));
+                }
+                push(pieces, "]");
+            }
+            Value::Object(fields) => {
+                push(pieces, "{");
+                for (position, (name, item)) in fields.iter().enumerate() {
+                    if position != 0 {
+                        push(pieces, ",");
+                    }
+                    push(pieces, "\"");
+                    push(pieces, &escaped(name));
+                    push(pieces, "\":");
+                    self.json(pieces, item, &at.key(position, name));
+                }
+                push(pieces, "}");
+            }
+        }
+    }
+
+    fn json_text(&mut self, pieces: &mut Vec<Piece>, text: &str, at: &At<'_>) {
+        let parts = self.parts(text, at);
+        match parts.as_slice() {
+            [Part::Slot(slot, Style::Number)] => return pieces.push(Piece::Slot(slot.clone())),
+            [Part::Slot(slot, Style::Braced(open, close))] => {
+                push(pieces, &open.to_string());
+                pieces.push(Piece::Slot(slot.clone()));
+                return push(pieces, &close.to_string());
+            }
+            _ => {}
+        }
+        push(pieces, "\"");
+        for part in parts {
+            match part {
+                Part::Raw(raw) => push(pieces, &escaped(&raw)),
+                Part::Slot(slot, style) => {
+                    if matches!(style, Style::Braced(..)) {
+                        self.misplaced(text, at);
+                    }
+                    pieces.push(Piece::Slot(slot));
+                }
+            }
+        }
+        push(pieces, "\"");
+    }
+
+    fn parts(&mut self, text: &str, at: &At<'_>) -> Vec<Part> {
+        parts(text).unwrap_or_else(|fault| {
+            let kind = match fault {
+                Fault::Brace => ProblemKind::Malformed {
+                    got: Some(text.to_owned()),
+                    expected: "slots in braces, like `{cost}`; a brace that is meant twice"
+                        .to_owned(),
+                },
+                Fault::Unknown(name) => ProblemKind::NotSupported {
+                    did_you_mean: units::did_you_mean(&name, SLOTS.iter().map(|slot| slot.0))
+                        .map(str::to_owned),
+                    allowed: one_of(SLOTS.iter().map(|slot| slot.0).chain(["entry.NAME"])),
+                    got: name,
+                },
+            };
+            self.problems.add(at.path(), kind);
+            Vec::new()
+        })
+    }
+
+    fn misplaced(&mut self, text: &str, at: &At<'_>) {
+        let kind = ProblemKind::Forbidden {
+            got: text.to_owned(),
+            why: "is an object or a list, which goes into a body and is all of its text there",
+        };
+        self.problems.add(at.path(), kind);
+    }
+
+    /// With any rule for the body, yes and no must both be told apart there: what is neither is a
+    /// failure, and a no that is taken for a failure could be let through.
+    fn body_rules(&mut self, node: &Node<'_>) -> Option<BodyRules> {
+        let keys = [
+            &custom::ALLOW,
+            &custom::DENY,
+            &custom::REJECT,
+            &custom::ERROR,
+        ];
+        if !keys.iter().any(|key| node.has(key)) {
+            return None;
+        }
+        for key in [&custom::ALLOW, &custom::DENY] {
+            if !node.has(key) {
+                let expected = "both `allow` and `deny` where the body decides".to_owned();
+                let path = node.at.missing(key.name).path();
+                self.problems.add(path, ProblemKind::Missing { expected });
+            }
+        }
+        let mut tests = |key| -> Vec<Test> { self.test(node, key).into_iter().collect() };
+        Some(BodyRules {
+            reject: tests(&custom::REJECT).into(),
+            deny: tests(&custom::DENY).into(),
+            allow: tests(&custom::ALLOW).into(),
+            error: node
+                .given_text(&custom::ERROR)
+                .map(|text| vec![pointer(text)])
+                .unwrap_or_default()
+                .into(),
+            each: None,
+        })
+    }
+
+    fn test(&mut self, node: &Node<'_>, key: &Key) -> Option<Test> {
+        if !node.has(key) {
+            return None;
+        }
+        let table = node.table(key);
+        if table.has(&test::IS) && table.has(&test::IN) {
+            let with = "`in` is there too, keep one of them".to_owned();
+            let path = table.at(&test::IS).path();
+            self.problems.add(path, ProblemKind::Conflict { with });
+        }
+        let words = table.items(&test::IN).iter().filter_map(Value::as_text);
+        let words: Vec<Text> = words.map(|word| word.to_owned().into()).collect();
+        Some(Test {
+            pointer: pointer(table.given_text(&test::POINTER).unwrap_or_default()),
+            want: if !words.is_empty() {
+                Want::OneOf(words.into())
+            } else if table.has(&test::IS) && !table.is_true(&test::IS) {
+                Want::Falsy
+            } else {
+                Want::Truthy
+            },
+        })
+    }
+
+    fn readings(&mut self, node: &Node<'_>) -> Vec<Reading> {
+        let counts = [
+            (&custom::GRANTED, Target::Granted),
+            (&custom::LIMIT, Target::Limit),
+            (&custom::REMAINING, Target::Remaining),
+        ];
+        let times = [
+            (&custom::RESET, Target::Reset),
+            (&custom::RETRY_AFTER, Target::RetryAfter),
+            (&custom::WINDOW, Target::Window),
+        ];
+        let mut readings = Vec::new();
+        for (key, target) in counts.into_iter().chain(times) {
+            if !node.has(key) {
+                continue;
+            }
+            let table = node.table(key);
+            readings.push(Reading {
+                target,
+                place: self.place(&table),
+                unit: match table.given_text(&time_place::UNIT) {
+                    Some("epoch_ms") => Unit::EpochMillis,
+                    Some("epoch_s") => Unit::EpochSeconds,
+                    Some("ms") => Unit::Millis,
+                    Some(_) | None => Unit::Seconds,
+                },
+                missing: table.given_count(&count_place::MISSING),
+            });
+        }
+        readings
+    }
+
+    fn place(&mut self, node: &Node<'_>) -> Place {
+        // Both kinds of places have these two keys.
+        let (header, pointer_key) = (&time_place::HEADER, &time_place::POINTER);
+        let problem = match (node.has(header), node.has(pointer_key)) {
+            (true, true) => Some(ProblemKind::Conflict {
+                with: "has a `header` and a `pointer`, keep one of them".to_owned(),
+            }),
+            (false, false) => Some(ProblemKind::Missing {
+                expected: "a `header` or a `pointer`".to_owned(),
+            }),
+            (true, false) | (false, true) => None,
+        };
+        if let Some(kind) = problem {
+            self.problems.add(node.at.path(), kind);
+        }
+        match node.given_text(header) {
+            Some(name) => Place::Header(name.to_ascii_lowercase().into()),
+            None => Place::Pointer(pointer(node.given_text(pointer_key).unwrap_or_default())),
+        }
+    }
+}
+
+/// A JSON pointer, taken apart.
+fn pointer(text: &str) -> Pointer {
+    let steps = text.split('/').skip(1);
+    steps
+        .map(|step| Text::from(step.replace("~1", "/").replace("~0", "~")))
+        .collect::<Vec<_>>()
+        .into()
+}
+
+fn parts(text: &str) -> Result<Vec<Part>, Fault> {
+    let mut parts = Vec::new();
+    let mut raw = String::new();
+    let mut chars = text.chars();
+    while let Some(next) = chars.next() {
+        let mut rest = chars.clone();
+        match (next, rest.next()) {
+            ('{', Some('{')) | ('}', Some('}')) => {
+                raw.push(next);
+                chars = rest;
+            }
+            ('}', _) => return Err(Fault::Brace),
+            ('{', _) => {
+                let (name, after) = chars.as_str().split_once('}').ok_or(Fault::Brace)?;
+                if !raw.is_empty() {
+                    parts.push(Part::Raw(std::mem::take(&mut raw)));
+                }
+                let (slot, style) = slot(name).ok_or_else(|| Fault::Unknown(name.to_owned()))?;
+                parts.push(Part::Slot(slot, style));
+                chars = after.chars();
+            }
+            (other, _) => raw.push(other),
+        }
+    }
+    if !raw.is_empty() {
+        parts.push(Part::Raw(raw));
+    }
+    Ok(parts)
+}
+
+fn slot(name: &str) -> Option<(Slot, Style)> {
+    if let Some(entry) = name.strip_prefix("entry.") {
+        return (!entry.is_empty()).then(|| (Slot::Entry(entry.to_owned().into()), Style::Text));
+    }
+    SLOTS
+        .iter()
+        .find(|slot| slot.0 == name)
+        .map(|(_, slot, style)| (slot.clone(), *style))
+}
+
+/// Appends constant text to the constant before it.
+fn push(pieces: &mut Vec<Piece>, text: &str) {
+    if let Some(Piece::Raw(last)) = pieces.last_mut() {
+        last.to_mut().push_str(text);
+    } else {
+        pieces.push(Piece::Raw(text.to_owned().into()));
+    }
+}
+
+/// The inside of a JSON string that says exactly `text`.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for next in text.chars() {
+        match next {
+            '"' | '\\' => out.extend(['\\', next]),
+            '\u{0}'..='\u{1f}' => {
+                let code = u32::from(next);
+                let digit = |nibble| char::from_digit(nibble, 16).unwrap_or('0');
+                out.push_str("\\u00");
+                out.extend([digit(code >> 4), digit(code & 0xf)]);
+            }
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+/// The slots by name; `entry.NAME` is one more for each entry of a descriptor.
+static SLOTS: [(&str, Slot, Style); 16] = [
+    ("cost", Slot::Cost, Style::Number),
+    ("cost:text", Slot::Cost, Style::Text),
+    ("cost_min", Slot::CostMin, Style::Number),
+    ("descriptor", Slot::Descriptor, Style::Text),
+    (
+        "descriptor:object",
+        Slot::DescriptorMembers,
+        Style::Braced('{', '}'),
+    ),
+    (
+        "descriptor:list",
+        Slot::DescriptorPairs,
+        Style::Braced('[', ']'),
+    ),
+    ("namespace", Slot::Namespace, Style::Text),
+    ("policy", Slot::Policy, Style::Text),
+    ("quota.burst", Slot::QuotaBurst, Style::Number),
+    ("quota.per_ms", Slot::QuotaMillis, Style::Number),
+    ("quota.per_ms:text", Slot::QuotaMillis, Style::Text),
+    ("quota.per_s", Slot::QuotaSeconds, Style::Number),
+    ("quota.units", Slot::QuotaUnits, Style::Number),
+    ("quota.units:text", Slot::QuotaUnits, Style::Text),
+    ("request_id", Slot::RequestId, Style::Text),
+    ("route", Slot::Route, Style::Text),
+];
