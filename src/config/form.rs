@@ -41,6 +41,10 @@ pub enum Form {
     SentHeader,
     /// A timestamp of RFC 3339.
     Time,
+    /// The name of a backend, where one is meant.
+    ToBackend,
+    /// The name of a policy, or `off`, where one is meant.
+    ToPolicy,
     /// A header that a trusted caller sends: its name.
     TrustedHeader,
 }
@@ -82,7 +86,7 @@ impl Form {
             Self::Host => host(text.strip_prefix("*.").unwrap_or(text)),
             Self::Line => !text.chars().any(char::is_control),
             Self::Method => token(text),
-            Self::Name => all(text, name_byte),
+            Self::Name | Self::ToBackend | Self::ToPolicy => all(text, name_byte),
             Self::Origin => text == "*" || origin(text),
             Self::Path => text.starts_with('/') && all(text, path_byte),
             Self::PathAndQuery => {
@@ -130,6 +134,8 @@ impl Form {
             Self::ReadHeader => {
                 "a header's name, like `x-name`, `:authority`, `:method`, `:path` or `:scheme`"
             }
+            Self::ToBackend => "a backend's name",
+            Self::ToPolicy => "a policy's name, or `off`",
             Self::Time => "a time of RFC 3339, like `2027-01-31T22:00:00Z`",
         }
     }
@@ -138,7 +144,13 @@ impl Form {
     #[must_use]
     pub const fn max_bytes(self) -> usize {
         match self {
-            Self::EntryName | Self::Method | Self::Name | Self::PolicyName | Self::Time => 64,
+            Self::EntryName
+            | Self::Method
+            | Self::Name
+            | Self::PolicyName
+            | Self::Time
+            | Self::ToBackend
+            | Self::ToPolicy => 64,
             Self::DenialHeader | Self::ReadHeader | Self::SentHeader | Self::TrustedHeader => 128,
             Self::Authority
             | Self::Cluster
@@ -180,7 +192,7 @@ impl Form {
             Self::HeaderValue | Self::Secret => "^[!-~]([ -~]*[!-~])?$",
             Self::Host => r"^(\*\.)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)$",
             Self::Line => r"^[^\u0000-\u001f\u007f-\u009f]+$",
-            Self::Name => "^[A-Za-z0-9_-]+$",
+            Self::Name | Self::ToBackend | Self::ToPolicy => "^[A-Za-z0-9_-]+$",
             Self::Origin => r"^(\*|[A-Za-z][A-Za-z0-9+.-]*://[^/?#@\s]+)$",
             Self::Path => r"^/[^\s?#]*$",
             Self::PathAndQuery => r"^/[^\s#]*$",

@@ -168,8 +168,8 @@ table! { config CONFIG "configuration" "The whole configuration of the filter." 
         "How requests are handled, by name; the name is a tag of metrics, and part of each key.";
     ROUTES "routes" Kind::List(&Kind::Table(&route::ROUTE), 0, 1_024), otherwise!("none"),
         "Which requests a policy handles; the first match wins.";
-    DEFAULT_POLICY "default_policy" Kind::Text(Form::Name), Presence::Required,
-        "The policy of requests that nothing else matches, or `off`.";
+    DEFAULT_POLICY "default_policy" Kind::Text(Form::ToPolicy), Presence::Required,
+        "The policy of requests that nothing else matches.";
     HOST_BUDGET "host_budget" HOST_BUDGET_KIND, Presence::Required,
         "What the host can afford for a request's whole stay in this filter; every timeout is \
          below it by at least a tenth, and 5 ms.";
@@ -269,7 +269,8 @@ table! { time_place TIME_PLACE "time" "Where a time is: a header or a member." {
 } one_of [HEADER, POINTER] }
 
 table! { statuses STATUSES "statuses" "What a backend's statuses mean." {
-    ALLOW "allow" STATUS_LIST, otherwise!("the preset's"), "Within the limit.";
+    ALLOW "allow" STATUS_LIST, otherwise!("the preset's"),
+        "Within the limit. A list that is given comes before the preset's others.";
     DENY "deny" STATUS_LIST, otherwise!("the preset's"), "Over the limit.";
     REJECT "reject" STATUS_LIST, otherwise!("the preset's"),
         "The backend does not know or admit the key.";
@@ -293,8 +294,8 @@ table! { breaker BREAKER "breaker" "When to stop calling a sick backend, and whe
 }}
 
 table! { policy POLICY "policy" "How a request is handled." {
-    BACKEND "backend" Kind::Text(Form::Name), Presence::Required,
-        "The name of the backend to ask.";
+    BACKEND "backend" Kind::Text(Form::ToBackend), Presence::Required,
+        "The backend to ask.";
     DESCRIPTOR "descriptor" Kind::List(&Kind::Table(&entry::ENTRY), 1, 16), Presence::Required,
         "Who is asking, and for what: entries in order.";
     COST "cost" Kind::Either(&COST_KIND, &Kind::Table(&cost::COST)), Presence::Default("1"),
@@ -434,8 +435,8 @@ table! { cors CORS "cors" "Which pages may read a denial." {
 table! { route ROUTE "route" "A rule that leads requests to a policy." {
     MATCH "match" Kind::Table(&route_match::ROUTE_MATCH), Presence::Required,
         "What it matches: all that is given; nothing given matches everything.";
-    POLICY "policy" Kind::Text(Form::Name), Presence::Required,
-        "The policy's name, or `off` for no check.";
+    POLICY "policy" Kind::Text(Form::ToPolicy), Presence::Required,
+        "The policy of what it matches; `off` is no check.";
     OVERRIDE "override" Kind::Table(&route_override::OVERRIDE), otherwise!("nothing"),
         "What this rule changes of the policy.";
 }}

@@ -205,7 +205,8 @@ impl fmt::Display for ProblemKind {
         match self {
             Self::AboveBudget { got, max, budget } => write!(
                 f,
-                "got {}, allowed at most {}: a tenth and 5ms below the host_budget of {}",
+                "got {}, allowed at most {}: below the host_budget of {} by a tenth, and 5ms at \
+                 least",
                 duration_text(*got),
                 duration_text(*max),
                 duration_text(*budget)

@@ -213,6 +213,7 @@ fn reference() -> String {
         }
     }
     out.push_str(RULES);
+    let _ = write!(out, "\n## A complete example\n\n```json\n{EXAMPLE}```\n");
     out
 }
 
@@ -359,12 +360,13 @@ JSON Schema, for editors.
 const RULES: &str = "
 ## Rules that span several keys
 
-- Every policy's `timeout`, its own, its backend's or an override's, is at most `host_budget` less a
-  tenth of it, and less 5 ms. A policy's own `host_budget` counts before the top-level one.
+- Every policy's `timeout`, its own, its backend's or an override's, is below the `host_budget` by a
+  tenth of it, and by 5 ms at least. A policy's own `host_budget` counts before the top-level one.
 - `failure_mode: fail_local` requires a `local_limit` in the policy.
 - The names of a descriptor's entries differ. `as` goes with `property` only; an entry with a
   `default` is not `optional`.
-- No status stands in two lists of `statuses`.
+- No status stands in two lists of `statuses`. A list that is given stands instead of the preset's
+  list of that name, and comes before the preset's other lists.
 - `open_for` is not above `open_for_max`; a cost's `default` is not above its `max`.
 - An `override` needs a policy that is not `off`.
 - Headers that steer Envoy (`x-envoy-*`), belong to the connection (`host`, `te`, `connection`,
@@ -407,6 +409,9 @@ A route of Envoy may speak for itself, under `metadata.filter_metadata.quota_gat
 | `cost` | a text of digits, or a whole number | instead of the policy's |
 | `enforcement` | as in a policy | instead of the policy's |
 ";
+
+/// The parser's tests read it, too.
+const EXAMPLE: &str = include_str!("../../src/config/parse/example.json");
 
 #[cfg(test)]
 mod tests {
@@ -495,6 +500,4 @@ mod tests {
             .map(|error| error.instance_path().to_string())
             .collect()
     }
-
-    const EXAMPLE: &str = include_str!("../../src/config/parse/example.json");
 }
