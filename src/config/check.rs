@@ -78,6 +78,9 @@ pub(super) fn check(value: &Value, kind: &Kind, at: &At<'_>, problems: &mut Prob
         (Kind::Map(form, item, max), Value::Object(fields)) => {
             return check_map(fields, *form, (item, *max), at, problems);
         }
+        (Kind::Template, Value::List(_) | Value::Object(_)) => {
+            return check_template(value, at, problems);
+        }
         (Kind::Table(table), Value::Object(fields)) => {
             return check_table(fields, table, at, problems);
         }
@@ -264,6 +267,23 @@ fn check_table(fields: &[(String, Value)], table: &Table, at: &At<'_>, problems:
     }
 }
 
+/// A JSON template is free, but for keys given twice: each backend would read another one.
+fn check_template(value: &Value, at: &At<'_>, problems: &mut Problems) {
+    let fields = value.fields();
+    if fields.len() > FIELDS_MAX {
+        let (got, max) = (fields.len(), FIELDS_MAX);
+        return problems.add(at.path(), ProblemKind::TooMany { got, max });
+    }
+    for (position, (name, value)) in fields.iter().enumerate() {
+        let at = at.key(position, name);
+        check_first(fields, position, |earlier| earlier == name, &at, problems);
+        check_template(value, &at, problems);
+    }
+    for (position, item) in value.items().iter().enumerate() {
+        check_template(item, &at.item(position), problems);
+    }
+}
+
 fn check_first(
     fields: &[(String, Value)],
     position: usize,
@@ -307,5 +327,5 @@ fn out_of_range(got: &Number, min: &str, max: &str) -> ProblemKind {
     }
 }
 
-/// Fields of an object with known keys; there are never so many keys.
+/// Fields of an object; there are never so many keys.
 const FIELDS_MAX: usize = 256;

@@ -187,39 +187,69 @@ fn reference() -> String {
     let mut out = String::from(INTRODUCTION);
     let mut sections = Vec::new();
     collect("", &CONFIG, &mut sections);
-    for (path, table) in sections {
-        let title = if path.is_empty() {
-            "The whole".to_owned()
-        } else {
-            format!("`{path}`")
-        };
-        let _ = write!(out, "\n## {title}\n\n{}\n", table.doc);
-        if !table.one_of.is_empty() {
-            let names = table.one_of.iter().map(|key| format!("`{}`", key.name));
-            let names: Vec<String> = names.collect();
-            let _ = writeln!(out, "Exactly one of {} is given.", names.join(", "));
-        }
-        out.push_str("\n| key | value | if absent | meaning |\n| --- | --- | --- | --- |\n");
-        for key in table.keys {
-            let absent = match (table.changes, key.presence) {
-                (true, _) => "the policy's".to_owned(),
-                (false, Presence::Default(default)) => format!("`{default}`"),
-                (false, Presence::Otherwise(sentence)) => sentence.to_owned(),
-                (false, Presence::Required) => "**required**".to_owned(),
-            };
-            let below = join(&path, key.name);
-            let value = describe(&key.kind, &below).replace('|', "\\|");
-            let _ = writeln!(out, "| `{}` | {value} | {absent} | {} |", key.name, key.doc);
-        }
+    for section in &sections {
+        section.write(&sections, &mut out);
     }
     out.push_str(RULES);
     let _ = write!(out, "\n## A complete example\n\n```json\n{EXAMPLE}```\n");
     out
 }
 
+/// An object, and where it may stand: in its section's title first.
+struct Section {
+    paths: Vec<String>,
+    table: &'static Table,
+}
+
+impl Section {
+    fn write(&self, sections: &[Self], out: &mut String) {
+        let Some((path, others)) = self.paths.split_first() else {
+            return;
+        };
+        let title = if path.is_empty() {
+            "The whole".to_owned()
+        } else {
+            format!("`{path}`")
+        };
+        let _ = write!(out, "\n## {title}\n\n{}\n", self.table.doc);
+        if !others.is_empty() {
+            let others: Vec<String> = others.iter().map(|path| format!("`{path}`")).collect();
+            let _ = writeln!(out, "The same: {}.", others.join(", "));
+        }
+        if !self.table.one_of.is_empty() {
+            let names = self
+                .table
+                .one_of
+                .iter()
+                .map(|key| format!("`{}`", key.name));
+            let names: Vec<String> = names.collect();
+            let _ = writeln!(out, "Exactly one of {} is given.", names.join(", "));
+        }
+        out.push_str("\n| key | value | if absent | meaning |\n| --- | --- | --- | --- |\n");
+        for key in self.table.keys {
+            let absent = match (self.table.changes, key.presence) {
+                (true, _) => "the policy's".to_owned(),
+                (false, Presence::Default(default)) => format!("`{default}`"),
+                (false, Presence::Otherwise(sentence)) => sentence.to_owned(),
+                (false, Presence::Required) => "**required**".to_owned(),
+            };
+            let value = describe(&key.kind, sections).replace('|', "\\|");
+            let _ = writeln!(out, "| `{}` | {value} | {absent} | {} |", key.name, key.doc);
+        }
+    }
+}
+
 /// The objects below an object, with their paths, in the order of a reader.
-fn collect(path: &str, table: &'static Table, sections: &mut Vec<(String, &'static Table)>) {
-    sections.push((path.to_owned(), table));
+fn collect(path: &str, table: &'static Table, sections: &mut Vec<Section>) {
+    let known = sections
+        .iter_mut()
+        .find(|section| std::ptr::eq(section.table, table));
+    if let Some(section) = known {
+        section.paths.push(path.to_owned());
+        return;
+    }
+    let paths = vec![path.to_owned()];
+    sections.push(Section { paths, table });
     // What a rule changes is described where it is declared.
     let keys = table.keys.iter().filter(|_| !table.changes);
     for key in keys {
@@ -227,7 +257,7 @@ fn collect(path: &str, table: &'static Table, sections: &mut Vec<(String, &'stat
     }
 }
 
-fn collect_kind(path: &str, kind: &'static Kind, sections: &mut Vec<(String, &'static Table)>) {
+fn collect_kind(path: &str, kind: &'static Kind, sections: &mut Vec<Section>) {
     match kind {
         Kind::Either(simple, object) => {
             collect_kind(path, simple, sections);
@@ -241,35 +271,39 @@ fn collect_kind(path: &str, kind: &'static Kind, sections: &mut Vec<(String, &'s
 }
 
 /// A value's kind in words, with a link to the section of an object.
-fn describe(kind: &Kind, path: &str) -> String {
-    // A rule's changes have no sections of their own.
-    let path = path.replace("routes[].override.", "policies.*.");
+fn describe(kind: &Kind, sections: &[Section]) -> String {
     match kind {
         Kind::Either(simple, object) => {
-            format!(
-                "{}, or {}",
-                describe(simple, &path),
-                describe(object, &path)
-            )
+            let (simple, object) = (describe(simple, sections), describe(object, sections));
+            format!("{simple}, or {object}")
         }
         Kind::List(item, min, max) => {
-            let item = describe(item, &format!("{path}[]"));
+            let item = describe(item, sections);
             format!("a list, {min} to {max} items: {item}")
         }
         Kind::Map(form, item, max) => {
-            let item = describe(item, &format!("{path}.*"));
+            let item = describe(item, sections);
             format!(
                 "an object, at most {max} keys: {} → {item}",
                 form.expected()
             )
         }
-        Kind::Table(_) => {
-            let anchor: String = path.chars().filter(|c| !".*[]".contains(*c)).collect();
+        Kind::Table(table) => {
+            let mut paths = sections
+                .iter()
+                .filter(|section| std::ptr::eq(section.table, *table))
+                .flat_map(|section| section.paths.first());
+            let anchor = anchor(paths.next().map_or("", String::as_str));
             format!("[object](#{anchor})")
         }
         Kind::Text(form) => format!("{}, at most {} bytes", form.expected(), form.max_bytes()),
         _ => kind.expected(),
     }
+}
+
+/// The name that a renderer gives to the section of a title.
+fn anchor(title: &str) -> String {
+    title.chars().filter(|c| !".*[]`".contains(*c)).collect()
 }
 
 fn join(path: &str, name: &str) -> String {
@@ -474,7 +508,7 @@ mod tests {
         let anchors: Vec<String> = text
             .lines()
             .filter_map(|line| line.strip_prefix("## "))
-            .map(|title| title.chars().filter(|c| !".*[]`".contains(*c)).collect())
+            .map(anchor)
             .collect();
 
         let links: Vec<&str> = text

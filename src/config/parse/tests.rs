@@ -373,6 +373,14 @@ fn tells_duplicates() {
 }
 
 #[test]
+fn tells_duplicates_within_a_template() {
+    expect_backend_problem(
+        r#""preset": "custom", "path": "/", "custom": {"body": {"a": [{"b": 1, "b": 2}]}}"#,
+        "backends.b.custom.body.a[0].b: duplicate: given before, keep one of them",
+    );
+}
+
+#[test]
 fn tells_what_is_forbidden() {
     expect_backend_problem(
         r#""headers": {"x-envoy-retry-on": "5xx"}"#,
