@@ -301,35 +301,55 @@ impl Builder {
 
 /// A JSON pointer, taken apart.
 fn pointer(text: &str) -> Pointer {
-    let steps = text.split('/').skip(1);
-    steps
-        .map(|step| Text::from(step.replace("~1", "/").replace("~0", "~")))
-        .collect::<Vec<_>>()
-        .into()
+    let mut steps: Vec<Text> = Vec::new();
+    let mut chars = text.chars();
+    while let Some(next) = chars.next() {
+        let plain = match next {
+            '/' => {
+                steps.push(Text::Owned(String::new()));
+                continue;
+            }
+            '~' => match chars.next() {
+                Some('1') => '/',
+                Some(_) | None => '~',
+            },
+            other => other,
+        };
+        if let Some(step) = steps.last_mut() {
+            step.to_mut().push(plain);
+        }
+    }
+    steps.into()
 }
 
 fn parts(text: &str) -> Result<Vec<Part>, Fault> {
     let mut parts = Vec::new();
     let mut raw = String::new();
-    let mut chars = text.chars();
+    let mut chars = text.chars().peekable();
     while let Some(next) = chars.next() {
-        let mut rest = chars.clone();
-        match (next, rest.next()) {
-            ('{', Some('{')) | ('}', Some('}')) => {
+        let is_doubled = chars.peek() == Some(&next);
+        match next {
+            '{' | '}' if is_doubled => {
+                chars.next();
                 raw.push(next);
-                chars = rest;
             }
-            ('}', _) => return Err(Fault::Brace),
-            ('{', _) => {
-                let (name, after) = chars.as_str().split_once('}').ok_or(Fault::Brace)?;
+            '}' => return Err(Fault::Brace),
+            '{' => {
+                let mut name = String::new();
+                loop {
+                    match chars.next() {
+                        Some('}') => break,
+                        Some(next) => name.push(next),
+                        None => return Err(Fault::Brace),
+                    }
+                }
+                let (slot, style) = slot(&name).ok_or(Fault::Unknown(name))?;
                 if !raw.is_empty() {
                     parts.push(Part::Raw(std::mem::take(&mut raw)));
                 }
-                let (slot, style) = slot(name).ok_or_else(|| Fault::Unknown(name.to_owned()))?;
                 parts.push(Part::Slot(slot, style));
-                chars = after.chars();
             }
-            (other, _) => raw.push(other),
+            other => raw.push(other),
         }
     }
     if !raw.is_empty() {

@@ -26,8 +26,8 @@ pub fn language(backend: &Backend) -> Cow<'static, Language> {
     })
 }
 
-/// A language of the operator's own: where it says nothing of a number, the standard headers do, and
-/// its calls carry the request's id like all others.
+/// A language of the operator's own: where it says nothing of a number, the standard headers do,
+/// and its calls carry the request's id like all others.
 fn with_standards(custom: &Language) -> Language {
     let mut language = custom.clone();
     let readings = language.reply.readings.to_mut();

@@ -8,7 +8,7 @@ use crate::descriptor::tests::{Random, entry, policy_of};
 use crate::descriptor::{Descriptor, describe};
 use crate::request::PlainRequest;
 
-// --- headers ------------------------------------------------------------------------------------
+// --- headers -----------------------------------------------------------------------------------
 
 #[test]
 fn headers_asks_with_headers_alone() {
@@ -200,7 +200,7 @@ fn cache_control_forbids_or_bounds_reuse() {
     assert_eq!(seen(&["public,max-age = 9 ,x"]), (false, Some(9)));
 }
 
-// --- limitador ----------------------------------------------------------------------------------
+// --- limitador ---------------------------------------------------------------------------------
 
 #[test]
 fn limitador_asks_to_check_and_report() {
@@ -254,7 +254,7 @@ fn limitadors_answers() {
     }
 }
 
-// --- envoy_ratelimit ----------------------------------------------------------------------------
+// --- envoy_ratelimit ---------------------------------------------------------------------------
 
 #[test]
 fn envoy_ratelimit_asks_in_protobufs_json() {
@@ -377,7 +377,7 @@ fn a_body_beyond_bounds_is_no_decision() {
     assert_eq!(reply, Err(CheckError::BadReply));
 }
 
-// --- gubernator, throttlecrab, unkey: backends that are told the quota ----------------------------
+// --- gubernator, throttlecrab, unkey: backends that are told the quota -------------------------
 
 #[test]
 fn gubernator_is_told_the_quota_in_milliseconds() {
@@ -517,7 +517,7 @@ fn unkeys_answers() {
     );
 }
 
-// --- what a backend's configuration changes -------------------------------------------------------
+// --- what a backend's configuration changes ----------------------------------------------------
 
 #[test]
 fn a_backends_statuses_go_before_the_presets() {
@@ -604,7 +604,7 @@ fn the_operators_path_and_headers_go_along() {
     );
 }
 
-// --- for every preset -----------------------------------------------------------------------------
+// --- for every preset --------------------------------------------------------------------------
 
 #[test]
 fn different_descriptors_are_different_messages() {

@@ -407,27 +407,27 @@ const RULES: &str = "
   `content-length`, …) or are set by the filter itself can't be added.
 - `preset: custom` requires `custom` and `path`, and nothing else has a `custom`. Rules for the body
   have both an `allow` and a `deny`: a reply that is neither is a failure.
-- The presets `gubernator`, `throttlecrab` and `unkey` require a `quota` in the policy; backends with
-  quotas of their own have none.
+- The presets `gubernator`, `throttlecrab` and `unkey` require a `quota` in the policy; backends
+  with quotas of their own have none.
 
 ## Slots of `custom`
 
 In `path`, `custom.headers` and the texts of `custom.body`, `{name}` stands for what the check says;
-`{{` and `}}` are braces. In a path or a header a text is percent-encoded. In a body it is JSON text,
-where `%`, control characters and bytes that are not UTF-8 are percent-encoded, so that no two values
-look alike. A number that is all of a body's text is a JSON number.
+`{{` and `}}` are braces. In a path or a header a text is percent-encoded. In a body it is JSON
+text, where `%`, control characters and bytes that are not UTF-8 are percent-encoded, so that no two
+values look alike. A number that is all of a body's text is a JSON number.
 
 | slot | value |
 | --- | --- |
 | `{cost}`, `{cost:text}` | the units asked for; as a number, as a text |
-| `{cost_min}` | with a lease, the units that this request needs at least; else the cost, and in a header nothing |
+| `{cost_min}` | with a lease, the units needed at least; else the cost, in a header nothing |
 | `{descriptor}` | all entries, form-urlencoded: `tenant=acme&plan=free` |
 | `{descriptor:object}` | all entries as a JSON object; in a body only, as all of a text |
 | `{descriptor:list}` | all entries as a JSON list of `{\"key\": …, \"value\": …}`; likewise |
 | `{entry.NAME}` | the value of one entry; empty where an optional one has none |
 | `{namespace}`, `{policy}`, `{route}`, `{request_id}` | names, and the request's id |
 | `{quota.units}`, `{quota.units:text}`, `{quota.burst}` | the units of the policy's `quota` |
-| `{quota.per_s}`, `{quota.per_ms}`, `{quota.per_ms:text}` | its time, in seconds (rounded up) and milliseconds |
+| `{quota.per_s}`, `{quota.per_ms}`, `{quota.per_ms:text}` | its time; seconds are rounded up |
 
 ## Route metadata
 

@@ -53,7 +53,10 @@ fn collect(dir: &Path, sources: &mut Vec<Source>) -> Result<()> {
 impl Source {
     /// Tells whether this file is part of the filter's package, tests aside.
     pub(super) fn ships(&self) -> bool {
-        self.path.starts_with("src") && !self.path.ends_with("tests.rs")
+        let mut folders = self.path.iter();
+        self.path.starts_with("src")
+            && !self.path.ends_with("tests.rs")
+            && !folders.any(|folder| folder == "tests")
     }
 
     /// Counts the lines before the file's unit tests, which stand at its end.
