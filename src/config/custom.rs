@@ -90,9 +90,7 @@ impl Builder {
             match part {
                 Part::Raw(raw) => pieces.push(Piece::Raw(raw.into())),
                 Part::Slot(slot, style) => {
-                    if matches!(style, Style::Braced(..)) {
-                        self.misplaced(text, at);
-                    }
+                    self.check_place(style, at);
                     pieces.push(Piece::Slot(slot));
                 }
             }
@@ -150,9 +148,7 @@ impl Builder {
             match part {
                 Part::Raw(raw) => push(pieces, &escaped(&raw)),
                 Part::Slot(slot, style) => {
-                    if matches!(style, Style::Braced(..)) {
-                        self.misplaced(text, at);
-                    }
+                    self.check_place(style, at);
                     pieces.push(Piece::Slot(slot));
                 }
             }
@@ -163,8 +159,9 @@ impl Builder {
     fn parts(&mut self, text: &str, at: &At<'_>) -> Vec<Part> {
         parts(text).unwrap_or_else(|fault| {
             let kind = match fault {
+                // A template may hold a secret beside its slots.
                 Fault::Brace => ProblemKind::Malformed {
-                    got: Some(text.to_owned()),
+                    got: None,
                     expected: "slots in braces, like `{cost}`; a brace that is meant twice"
                         .to_owned(),
                 },
@@ -180,9 +177,15 @@ impl Builder {
         })
     }
 
-    fn misplaced(&mut self, text: &str, at: &At<'_>) {
+    /// What stands among other text is a text.
+    fn check_place(&mut self, style: Style, at: &At<'_>) {
+        let got = match style {
+            Style::Braced('{', _) => "descriptor:object",
+            Style::Braced(..) => "descriptor:list",
+            Style::Number | Style::Text => return,
+        };
         let kind = ProblemKind::Forbidden {
-            got: text.to_owned(),
+            got: got.to_owned(),
             why: "is an object or a list, which goes into a body and is all of its text there",
         };
         self.problems.add(at.path(), kind);

@@ -213,9 +213,9 @@ table! { custom CUSTOM "custom"
     "How a backend is asked, in templates with slots like `{cost}`, and how its reply is read." {
     METHOD "method" Kind::Words(&["POST", "GET", "PUT"]), Presence::Default("POST"),
         "The method of the calls.";
-    HEADERS "headers" Kind::Map(Form::SentHeader, &Kind::Text(Form::HeaderValue), 16),
+    HEADERS "headers" Kind::Map(Form::SentHeader, &Kind::Text(Form::Secret), 16),
         otherwise!("none"),
-        "Headers with slots; one is left out where a slot has nothing to say.";
+        "Headers with slots, never logged; one is left out where a slot has nothing to say.";
     BODY "body" Kind::Template, otherwise!("no body"),
         "The JSON body; a text that is one slot and no more has the slot's own type.";
     ALLOW "allow" Kind::Table(&test::TEST), otherwise!("the status alone says yes"),
