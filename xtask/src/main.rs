@@ -3,12 +3,14 @@
 //! One file per concern:
 //! - `setup`: everything a machine needs, fetched once (wasm target, Envoy, test runner)
 //! - `build`: the shipped module `dist/quota_gate.wasm`, held to its interface and size
+//! - `demo`: the guided tour
 //! - `test`: every check that CI runs
 //! - `tidy`: house rules over the repository's files; `deny`: what dependencies may be
 //! - `reference`: the configuration's JSON Schema and reference, made from its keys
 //! - `paths`: where things are; `process`: running commands; `say`: telling what goes on
 
 mod build;
+mod demo;
 mod deny;
 mod interface;
 mod paths;
@@ -36,6 +38,8 @@ struct Cli {
 enum Command {
     /// Build dist/quota_gate.wasm; print its size, imports and exports
     Build(build::Args),
+    /// Take the guided tour: Envoy, a quota backend and the filter at work
+    Demo(demo::Args),
     /// Write envoy/quota-gate.schema.json and docs/reference.md
     Reference(reference::Args),
     /// Fetch what build, test and demo need, and say where it is
@@ -59,6 +63,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Build(args) => build::run(&args)?,
+        Command::Demo(args) => return demo::run(&args),
         Command::Reference(args) => reference::run(&args)?,
         Command::Setup(args) => setup::run(&args)?,
         Command::Test(args) => return test::run(&args),

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::say::{news, seconds};
 use crate::setup::{self, WasmCargo};
-use crate::{build, deny, paths, tidy};
+use crate::{build, demo, deny, paths, tidy};
 
 /// Which steps to run, and how.
 #[derive(clap::Args)]
@@ -51,6 +51,8 @@ enum Step {
     Pretend,
     /// The promises on a real Envoy
     E2e,
+    /// The guided tour comes out as told
+    Demo,
     /// The core of the promises on every supported Envoy
     Matrix,
     /// rustdoc has no warning, and its examples run
@@ -119,6 +121,7 @@ impl Tools {
             Step::Costs,
             Step::Pretend,
             Step::E2e,
+            Step::Demo,
             Step::Matrix,
         ]) {
             tools.wasm = Some(setup::wasm()?);
@@ -127,7 +130,7 @@ impl Tools {
             tools.runner = Some(setup::wasm_test_runner()?);
             news("test runner", "wasm-bindgen's, in Node");
         }
-        let versions: &[&str] = match (any(&[Step::E2e]), any(&[Step::Matrix])) {
+        let versions: &[&str] = match (any(&[Step::E2e, Step::Demo]), any(&[Step::Matrix])) {
             (_, true) => setup::ENVOY_VERSIONS,
             (true, false) => &[setup::ENVOY_DEFAULT],
             (false, false) => &[],
@@ -180,6 +183,10 @@ impl Step {
                     return rig;
                 }
                 on_envoy(tools, setup::ENVOY_DEFAULT, None, keep_going, tally).and(rig)
+            }
+            Self::Demo => {
+                build::build(tools.wasm()?)?;
+                demo::check(tools.envoy(setup::ENVOY_DEFAULT)?)
             }
             Self::Matrix => matrix(tools, keep_going, tally),
             Self::Doc => doc(tally),
