@@ -104,6 +104,14 @@ impl Descriptor {
     pub fn hash64(&self, seed: u64) -> u64 {
         hash64(&self.0, seed)
     }
+
+    /// A hash that is the same in every worker and under the next configuration: the policy's name
+    /// is in it, and not its index, which a push may change.
+    #[must_use]
+    pub fn lasting_hash64(&self, policy: &Policy) -> u64 {
+        let values = take_number(&self.0).map_or(&[][..], |(_, rest)| rest);
+        hash64(values, hash64(policy.name.as_bytes(), 0))
+    }
 }
 
 impl Key {

@@ -67,6 +67,7 @@ impl Gate {
             };
             self.release_failed(turn, stream, waiter, CheckError::Timeout);
         }
+        self.pending.forget_calls();
     }
 
     fn end_check(

@@ -20,11 +20,13 @@ impl Gate {
         waiter: Waiter,
         need: Need,
     ) -> Result<(), Box<Unplaced>> {
-        let timeout = waiter.deadline.since(turn.now);
-        if timeout < SHORTEST_CALL {
+        if waiter.deadline.since(turn.now) < SHORTEST_CALL {
             return Err(unplaced(waiter, CheckError::DeadlineTooShort));
         }
         let ask = &waiter.ask;
+        // The call is given the policy's time even where the client has less: others may join it,
+        // and a client in a hurry must not make the backend look slow to the breaker.
+        let timeout = ask.policy.timeout;
         let purpose = match need {
             Need::Check => Purpose::Check(ask.cost),
             Need::Lease(units) => Purpose::Lease(units),

@@ -202,6 +202,14 @@ impl Pending {
         u32::try_from(*stream).ok().map(StreamId)
     }
 
+    /// Forgets every call: nobody will tell of their ends.
+    pub(super) fn forget_calls(&mut self) {
+        *self = Self {
+            last: self.last,
+            ..Self::new(self.in_flight.len())
+        };
+    }
+
     /// Streams that wait, and calls in flight.
     pub(super) fn len(&self) -> (usize, usize) {
         (self.waiters.len(), self.calls.len())

@@ -7,7 +7,6 @@ use super::pending::Waiter;
 use super::{Ask, Effect, Gate, Release, StreamId, Turn};
 use crate::config::{Emergency, EmergencyMode, Enforcement, FailureMode, Policy, RateLimitHeaders};
 use crate::decision::{AllowReason, CheckError, Decision, DenyReason, Limits, Outcome};
-use crate::descriptor::hash64;
 use crate::fields;
 use crate::metrics::Metric;
 use crate::time::{Instant, Wall, millis};
@@ -54,7 +53,7 @@ impl Gate {
         };
         match self.local.take(
             turn.wall,
-            ask.descriptor.hash64(local_seed(&ask.policy)),
+            ask.descriptor.lasting_hash64(&ask.policy),
             limit,
             ask.cost,
             turn.shared,
@@ -177,9 +176,4 @@ impl Gate {
             self.notes.insert(stream.0, fields);
         }
     }
-}
-
-/// The same in every worker and after every push, so that a push hands nobody a fresh burst.
-fn local_seed(policy: &Policy) -> u64 {
-    hash64(policy.name.as_bytes(), 0)
 }

@@ -105,7 +105,9 @@ impl Gate {
                 self.watched.emergency = None;
                 self.metrics.record(Metric::EmergencyActive, 0);
                 if self.is_mine(turn, "emergency", 0) {
-                    let line = "emergency is over".to_owned();
+                    let reason = self.config.emergency.as_ref();
+                    let reason = reason.map_or("", |emergency| &*emergency.reason);
+                    let line = format!("emergency is over: {reason}");
                     self.effects.push_back(Effect::Log(Level::Warn, line));
                 }
             }

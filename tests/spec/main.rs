@@ -1,6 +1,8 @@
 //! The promises, in virtual time: the same files as in `tests/e2e`, natively and in wasm.
 
 mod allow_and_deny;
+mod breaker;
+mod cache;
 mod failure_mode;
 mod timeouts;
 mod waiting;
