@@ -195,6 +195,24 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Every outcome.
+    pub const ALL: [Self; 14] = [
+        Self::Allow(AllowReason::Bypassed),
+        Self::Allow(AllowReason::Cached),
+        Self::Allow(AllowReason::Emergency),
+        Self::Allow(AllowReason::FailedLocal),
+        Self::Allow(AllowReason::FailedOpen),
+        Self::Allow(AllowReason::Leased),
+        Self::Allow(AllowReason::Shadow),
+        Self::Allow(AllowReason::Stale),
+        Self::Allow(AllowReason::WithinQuota),
+        Self::Deny(DenyReason::DescriptorMissing),
+        Self::Deny(DenyReason::KeyRejected),
+        Self::Deny(DenyReason::LocalExceeded),
+        Self::Deny(DenyReason::QuotaExceeded),
+        Self::Deny(DenyReason::QuotaUnavailable),
+    ];
+
     /// `allow` or `deny`.
     #[must_use]
     pub const fn word(self) -> &'static str {
@@ -289,6 +307,13 @@ impl Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_reason_is_an_outcome() {
+        let allow = AllowReason::ALL.map(Outcome::Allow);
+        let deny = DenyReason::ALL.map(Outcome::Deny);
+        assert!(allow.into_iter().chain(deny).eq(Outcome::ALL));
+    }
 
     #[test]
     fn the_upstream_is_told_the_reasons_own_word() {

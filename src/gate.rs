@@ -113,7 +113,7 @@ pub struct Release {
     /// By which policy; `None` where none applies.
     pub policy: Option<Rc<Policy>>,
     /// The access log's text.
-    pub log_state: String,
+    pub log_state: Rc<str>,
 }
 
 /// A request's check, as far as it is known before it is made.
@@ -173,6 +173,8 @@ pub struct Gate {
     local: LocalLimits,
     pending: Pending,
     metrics: Metrics,
+    /// The access log's texts that hold nothing of the single request, by policy and outcome.
+    log_states: Vec<Option<Rc<str>>>,
     report: Report,
     watched: Watched,
     /// Calls in flight, as the gauge has them.
@@ -204,7 +206,8 @@ impl Gate {
             leases: Leases::new(LEASES_MAX, LEASES_BYTES_MAX, seed),
             local: LocalLimits::default(),
             pending: Pending::new(config.backends.len()),
-            metrics: Metrics::default(),
+            metrics: Metrics::new(config.policies.len()),
+            log_states: Vec::new(),
             report: Report::new(config.backends.len()),
             watched: Watched::default(),
             in_flight_told: vec![0; config.backends.len()],
@@ -222,29 +225,35 @@ impl Gate {
     }
 
     /// Decides about a request, or starts its check.
+    ///
+    /// The clock is only read where time matters: a look at it is a call to the host.
     pub fn handle_request(
         &mut self,
-        wall: Wall,
+        clock: impl Fn() -> Wall,
         stream: StreamId,
         request: &dyn Request,
         shared: &mut dyn Shared,
     ) -> Flow {
+        if self.is_status_request(request) {
+            self.count(None, Outcome::Allow(AllowReason::Bypassed));
+            return Flow::Answer(self.status_answer(clock()));
+        }
+        let (choice, problem) = self.router.choose(&self.config, request);
+        let wall = match (&choice, &problem) {
+            (Choice::Off, None) => return Flow::Release(self.release_unchecked()),
+            (Choice::Off | Choice::Policy(_), _) => clock(),
+        };
         let mut turn = Turn {
             now: self.clock.read(wall),
             wall,
             shared,
         };
-        if let Some(answer) = self.status_answer(request, wall) {
-            self.count(None, Outcome::Allow(AllowReason::Bypassed));
-            return Flow::Answer(answer);
-        }
-        let (choice, problem) = self.router.choose(&self.config, request);
         if let Some(problem) = problem {
             self.metrics.add(Metric::RouteMetadataErrors, 1);
             self.report.metadata(turn.now, &problem, &mut self.effects);
         }
         let Choice::Policy(policy) = choice else {
-            return Flow::Release(self.release(None, Decision::allow(AllowReason::Bypassed), None));
+            return Flow::Release(self.release_unchecked());
         };
         match self.prepare(wall, policy, request) {
             Step::Leave(release) => Flow::Release(release),
@@ -332,6 +341,14 @@ impl Gate {
     #[must_use]
     pub fn pending(&self) -> (usize, usize) {
         self.pending.len()
+    }
+
+    /// Whether the end of a call is told with the reply's body: fetching it costs.
+    #[must_use]
+    pub fn reads_body(&self, call: CallId) -> bool {
+        let backend = self.pending.backend_of(call);
+        let wire = backend.and_then(|backend| self.wires.get(backend));
+        wire.is_some_and(Wire::reads_body)
     }
 
     /// What the response of a stream is to tell of its limit; empty for most.

@@ -170,13 +170,42 @@ impl Table {
 /// What has changed since the last flush.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
+    /// Requests by [`place`]: one of these moves with each of them.
+    requests: Vec<i64>,
     sums: SortedMap<Metric, i64>,
     values: Vec<(Metric, u64)>,
 }
 
+/// Where policy and outcome are in a plain list; the first places are those of `off`.
+#[must_use]
+pub fn place(policy: Option<usize>, outcome: Outcome) -> usize {
+    let row = policy.map_or(0, |index| index.saturating_add(1));
+    let column = Outcome::ALL.iter().position(|own| *own == outcome);
+    row.saturating_mul(Outcome::ALL.len())
+        .saturating_add(column.unwrap_or(0))
+}
+
 impl Metrics {
+    /// Nothing has changed yet. So many policies have places of their own.
+    #[must_use]
+    pub fn new(policies: usize) -> Self {
+        let places = policies
+            .saturating_add(1)
+            .saturating_mul(Outcome::ALL.len());
+        Self {
+            requests: vec![0; places],
+            ..Self::default()
+        }
+    }
+
     /// Adds to a counter, or moves a gauge.
     pub fn add(&mut self, metric: Metric, change: i64) {
+        if let Metric::Requests(policy, outcome) = metric
+            && let Some(sum) = self.requests.get_mut(place(policy, outcome))
+        {
+            *sum = sum.saturating_add(change);
+            return;
+        }
         let metric = plain(metric);
         match self.sums.get_mut(&metric) {
             Some(sum) => *sum = sum.saturating_add(change),
@@ -196,6 +225,17 @@ impl Metrics {
 
     /// Hands over everything that has changed: `(metric, change or value)`.
     pub fn flush(&mut self, mut each: impl FnMut(Metric, i64)) {
+        let mut outcomes = Outcome::ALL.iter().cycle();
+        for (place, sum) in self.requests.iter_mut().enumerate() {
+            let Some(outcome) = outcomes.next() else {
+                break;
+            };
+            if *sum != 0 {
+                let row = place.checked_div(Outcome::ALL.len()).unwrap_or(0);
+                let metric = Metric::Requests(row.checked_sub(1), *outcome);
+                each(metric, std::mem::take(sum));
+            }
+        }
         for (metric, change) in self.sums.drain() {
             if change != 0 {
                 each(metric, change);

@@ -26,31 +26,24 @@ pub(crate) fn serialize<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])> +
 
 /// Reads what the host serialized; stops at the first thing that does not fit.
 pub(crate) fn parse(bytes: &[u8]) -> Vec<(&[u8], &[u8])> {
-    let Some((count, mut sizes)) = take_length(bytes) else {
-        return Vec::new();
-    };
-    let Some(mut data) = count.checked_mul(8).and_then(|size| sizes.get(size..)) else {
-        return Vec::new();
-    };
-    let mut headers = Vec::with_capacity(count);
-    for _ in 0..count {
-        let Some((name_size, rest)) = take_length(sizes) else {
-            break;
-        };
-        let Some((value_size, rest)) = take_length(rest) else {
-            break;
-        };
-        sizes = rest;
-        let Some((name, rest)) = take_text(data, name_size) else {
-            break;
-        };
-        let Some((value, rest)) = take_text(rest, value_size) else {
-            break;
-        };
-        data = rest;
-        headers.push((name, value));
-    }
-    headers
+    iter(bytes).collect()
+}
+
+/// The same, one after another.
+pub(crate) fn iter(bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let (count, sizes) = take_length(bytes).unwrap_or_default();
+    let data = count.checked_mul(8).and_then(|size| sizes.get(size..));
+    let mut rest = (sizes, data.unwrap_or_default());
+    // The sizes end where the data begins, which `count` alone says.
+    let count = if data.is_some() { count } else { 0 };
+    (0..count).map_while(move |_| {
+        let (name_size, sizes) = take_length(rest.0)?;
+        let (value_size, sizes) = take_length(sizes)?;
+        let (name, data) = take_text(rest.1, name_size)?;
+        let (value, data) = take_text(data, value_size)?;
+        rest = (sizes, data);
+        Some((name, value))
+    })
 }
 
 fn length(size: usize) -> [u8; 4] {

@@ -174,6 +174,12 @@ impl Wire {
         }
     }
 
+    /// Whether anything is read in a reply's body.
+    #[must_use]
+    pub fn reads_body(&self) -> bool {
+        self.language.reply.reads_body()
+    }
+
     /// What `reply` says.
     ///
     /// # Errors

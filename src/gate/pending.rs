@@ -163,6 +163,11 @@ impl Pending {
         Some(waiter)
     }
 
+    /// Which backend a call is to.
+    pub(super) fn backend_of(&self, call: CallId) -> Option<usize> {
+        self.calls.get(&call.0).map(|call| call.backend)
+    }
+
     /// Whether the stream waits, and its client is there.
     pub(super) fn waits(&self, stream: StreamId) -> bool {
         self.waiters

@@ -8,7 +8,7 @@ use super::{Ask, Effect, Gate, Release, StreamId, Turn};
 use crate::config::{Emergency, EmergencyMode, Enforcement, FailureMode, Policy, RateLimitHeaders};
 use crate::decision::{AllowReason, CheckError, Decision, DenyReason, Limits, Outcome};
 use crate::fields;
-use crate::metrics::Metric;
+use crate::metrics::{self, Metric};
 use crate::time::{Instant, Wall, millis};
 
 impl Gate {
@@ -119,12 +119,38 @@ impl Gate {
             decision.shadowed = Some(reason);
         }
         self.count(policy.map(|policy| policy.index), decision.outcome);
-        let log_state = self.log_state(policy, &decision, waited);
+        let plain = waited.is_none() && decision.cause.is_none() && decision.shadowed.is_none();
+        let log_state = if plain {
+            self.plain_log_state(policy, &decision)
+        } else {
+            self.log_state(policy, &decision, waited).into()
+        };
         Release {
             decision,
             policy: policy.cloned(),
             log_state,
         }
+    }
+
+    /// The release of a request that no policy is about.
+    pub(super) fn release_unchecked(&mut self) -> Release {
+        self.release(None, Decision::allow(AllowReason::Bypassed), None)
+    }
+
+    /// The access log's text of a decision that is the same for every request: made once.
+    fn plain_log_state(&mut self, policy: Option<&Rc<Policy>>, decision: &Decision) -> Rc<str> {
+        let place = metrics::place(policy.map(|policy| policy.index), decision.outcome);
+        if let Some(Some(known)) = self.log_states.get(place) {
+            return Rc::clone(known);
+        }
+        let text: Rc<str> = self.log_state(policy, decision, None).into();
+        if self.log_states.len() <= place {
+            self.log_states.resize(place.saturating_add(1), None);
+        }
+        if let Some(slot) = self.log_states.get_mut(place) {
+            *slot = Some(Rc::clone(&text));
+        }
+        text
     }
 
     pub(super) fn count(&mut self, policy: Option<usize>, outcome: Outcome) {

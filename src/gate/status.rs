@@ -10,20 +10,24 @@ use crate::request::Request;
 use crate::time::{Wall, rfc3339};
 
 impl Gate {
-    /// The answer to a GET of the status path; `None` for every other request.
-    pub(super) fn status_answer(&self, request: &dyn Request, wall: Wall) -> Option<Denial> {
-        let wanted = self.config.status_path.as_ref()?;
-        let path = request.value(":path")?;
-        let bare = path.split(|byte| *byte == b'?').next()?;
-        if bare != wanted.as_bytes() || request.value(":method").as_deref() != Some(b"GET") {
-            return None;
-        }
+    /// Whether the gate itself is asked: by a GET of the status path.
+    pub(super) fn is_status_request(&self, request: &dyn Request) -> bool {
+        let Some(wanted) = &self.config.status_path else {
+            return false;
+        };
+        let path = request.value(":path").unwrap_or_default();
+        let bare = path.split(|byte| *byte == b'?').next();
+        bare == Some(wanted.as_bytes()) && request.value(":method").as_deref() == Some(b"GET")
+    }
+
+    /// The gate's answer: how it is.
+    pub(super) fn status_answer(&self, wall: Wall) -> Denial {
         let healthy = !self
             .config
             .policies
             .iter()
             .any(|policy| self.is_stuck(policy));
-        Some(Denial {
+        Denial {
             status: if healthy { 200 } else { 503 },
             grpc_status: if healthy { 0 } else { 14 },
             headers: vec![
@@ -32,7 +36,7 @@ impl Gate {
             ],
             body: self.status_page(wall, healthy).into_bytes(),
             details: "quota_gate_status",
-        })
+        }
     }
 
     /// Whether a policy that fails closed needs a backend that is cut off.

@@ -461,12 +461,6 @@ extern "C" fn proxy_on_http_call_response(
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn proxy_on_done(context: u32) -> u32 {
-    vm::on_done(context);
-    1
-}
-
-#[unsafe(no_mangle)]
 extern "C" fn proxy_on_delete(context: u32) {
     vm::on_delete(context);
 }

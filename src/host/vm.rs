@@ -97,7 +97,7 @@ pub(super) fn on_request_headers(stream: u32) -> bool {
             return refuse();
         };
         let id = StreamId(stream);
-        match gate.handle_request(wall(), id, &HostRequest, &mut HostShared) {
+        match gate.handle_request(wall, id, &HostRequest::default(), &mut HostShared) {
             Flow::Answer(answer) => {
                 root.drain(None);
                 send(&answer);
@@ -162,7 +162,10 @@ pub(super) fn on_http_call_response(root: u32, token: u32, headers: u32) {
                 (None, _) => root.end(call, CallEnd::Broken),
                 (Some(status), None) => root.end(call, CallEnd::Host(status)),
                 (Some(status), Some(_)) => {
-                    let body = abi::buffer(Buffer::CallReply, BODY_BYTES_MAX.saturating_add(1));
+                    let body = match root.gate.as_ref().is_some_and(|gate| gate.reads_body(call)) {
+                        true => abi::buffer(Buffer::CallReply, BODY_BYTES_MAX.saturating_add(1)),
+                        false => Vec::new(),
+                    };
                     let reply = RawReply {
                         status,
                         headers: &headers,
@@ -174,15 +177,6 @@ pub(super) fn on_http_call_response(root: u32, token: u32, headers: u32) {
             }
         }
         root.drain(None);
-    });
-}
-
-/// A root that is done has been replaced: what it has counted is handed over.
-pub(super) fn on_done(context: u32) {
-    with(|vm| {
-        if let Some(root) = vm.roots.get_mut(&context) {
-            root.flush();
-        }
     });
 }
 
@@ -320,7 +314,13 @@ fn resume(stream: StreamId, release: &Release) {
 }
 
 /// Marks or answers the request in effect; `true` when it may go on.
+///
+/// A request without policy is left as it is: it costs next to nothing. Only what it says of a
+/// decision is put right, so that nobody can forge one.
 fn carry_out(release: &Release) -> bool {
+    if release.policy.is_none() && abi::header(Map::Request, DECISION_HEADER).is_none() {
+        return true;
+    }
     abi::set_property(LOG_STATE, release.log_state.as_bytes());
     match release.decision.outcome {
         Outcome::Allow(reason) => {
@@ -332,7 +332,7 @@ fn carry_out(release: &Release) -> bool {
             true
         }
         Outcome::Deny(_) => {
-            match Gate::denial(release, &HostRequest) {
+            match Gate::denial(release, &HostRequest::default()) {
                 Some(denial) => send(&denial),
                 None => {
                     refuse();

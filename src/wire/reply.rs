@@ -96,14 +96,19 @@ impl Rules {
             .or_else(|| find(&standard, false))
     }
 
-    /// The body, if anything is to be read there and it is JSON of bearable size.
-    fn body(&self, reply: &RawReply<'_>) -> Option<Value> {
-        let of_use = self.body.is_some()
+    /// Whether anything is to be read in a body.
+    #[must_use]
+    pub fn reads_body(&self) -> bool {
+        self.body.is_some()
             || self
                 .readings
                 .iter()
-                .any(|reading| matches!(reading.place, Place::Pointer(_)));
-        if !of_use || reply.body.len() > BODY_BYTES_MAX {
+                .any(|reading| matches!(reading.place, Place::Pointer(_)))
+    }
+
+    /// The body, if anything is to be read there and it is JSON of bearable size.
+    fn body(&self, reply: &RawReply<'_>) -> Option<Value> {
+        if !self.reads_body() || reply.body.len() > BODY_BYTES_MAX {
             return None;
         }
         Value::from_json(reply.body).ok()

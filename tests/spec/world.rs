@@ -205,7 +205,8 @@ impl World {
 
     pub(crate) fn request_at(&mut self, worker: usize, request: &PlainRequest) -> StreamId {
         let stream = StreamId(self.streams.len() as u32 + 1);
-        let flow = self.workers[worker].handle_request(self.now, stream, request, &mut self.shared);
+        let flow =
+            self.workers[worker].handle_request(|| self.now, stream, request, &mut self.shared);
         let record = Stream {
             worker,
             request: request.clone(),
@@ -424,7 +425,7 @@ impl World {
             after: self.now.since(record.since),
             reason: release.decision.outcome.reason(),
             cause: release.decision.cause.map(|cause| cause.code()),
-            log_state: release.log_state.clone(),
+            log_state: release.log_state.to_string(),
             denial,
         });
     }
