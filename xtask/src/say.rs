@@ -31,7 +31,7 @@ impl Step {
 
     /// Announces a download of `bytes`.
     pub(crate) fn download(what: &str, how: &str, bytes: u64) -> Self {
-        let template = "{bar:30} {bytes}/{total_bytes} {msg} {elapsed}";
+        let template = "{bar:30} {decimal_bytes}/{decimal_total_bytes} {msg} {elapsed}";
         Self::start(what, how, ProgressBar::new(bytes), template)
     }
 

