@@ -58,7 +58,7 @@ fn install(version: &str, dir: &PathBuf) -> Result<()> {
     fs::create_dir_all(dir)?;
     let step = Step::spinner(
         "test runner",
-        &format!("compiling wasm-bindgen-cli {version}, once (1 to 3 minutes)"),
+        &format!("compiling wasm-bindgen-cli {version}, once (1 to 2 minutes)"),
     );
     let mut last = Ok(());
     // The registry's index may lag behind a fresh release's own lock file.
@@ -73,7 +73,9 @@ fn install(version: &str, dir: &PathBuf) -> Result<()> {
             .arg(dir)
             .args(locked)
             .env_remove("CARGO_TARGET_DIR")
-            .env_remove("RUSTFLAGS");
+            .env_remove("RUSTFLAGS")
+            // Twice as quick to compile, and no slower on test programs of this size.
+            .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0");
         last = watched(&mut cargo, INSTALL_BOUND, |line| step.detail(line));
         if last.is_ok() {
             step.done("compiled");
