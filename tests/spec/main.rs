@@ -3,6 +3,7 @@
 mod allow_and_deny;
 mod breaker;
 mod cache;
+mod config_problems;
 mod failure_mode;
 mod timeouts;
 mod waiting;

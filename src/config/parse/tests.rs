@@ -564,7 +564,8 @@ fn tells_what_is_wrong_with_rules_of_ones_own() {
         (
             custom(
                 "/",
-                r#""allow": {"pointer": "/ok", "is": true, "in": ["x"]}, "deny": {"pointer": "/no"}"#,
+                r#""allow": {"pointer": "/ok", "is": true, "in": ["x"]},
+                   "deny": {"pointer": "/no"}"#,
             ),
             "backends.b.custom.allow.is: conflict: `in` is there too, keep one of them",
         ),
@@ -725,7 +726,8 @@ fn tells_ten_problems_at_once_in_the_order_of_the_text() {
          without spaces\n\
          backends.quota.timeout: out of range: got 0ms, allowed 1ms to 60s\n\
          backends.quota.retries: unknown key: known here: `cluster`, `authority`, `preset`, \
-         `custom`, `path`, `namespace`, `timeout`, `headers`, `statuses`, `max_pending` and `breaker`\n\
+         `custom`, `path`, `namespace`, `timeout`, `headers`, `statuses`, `max_pending` and \
+         `breaker`\n\
          backends[\"a b\"]: malformed: got `a b`, expected a name of letters, digits, `_` and `-`\n\
          policies.gold.backend: not found: no backend is named `qouta`, did you mean `quota`?\n\
          policies.gold.descriptor[0].header: malformed: got `x y`, expected a header's name, \
