@@ -1,0 +1,146 @@
+//! The manifests that users copy: Envoy takes them, and the filter in them works.
+//!
+//! Only what differs from place to place is put in: addresses, ports and the module's path.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use envoy_harness::{Backend, Envoy, Request, Upstream, module};
+
+/// A manifest as it is in the repository.
+fn manifest(name: &str) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests");
+    fs::read_to_string(folder.join(name)).expect("the manifest is there")
+}
+
+/// Puts `new` in place of `old`, which has to be there.
+fn put(text: &str, old: &str, new: &str) -> String {
+    assert!(text.contains(old), "`{old}` is in the manifest");
+    text.replace(old, new)
+}
+
+fn with_module(text: &str) -> String {
+    let module = module().expect("a module");
+    put(
+        text,
+        "/etc/envoy/quota_gate.wasm",
+        &module.display().to_string(),
+    )
+}
+
+/// Free ports for what listens, and the real addresses of what is called.
+fn with_addresses(text: &str, places: &[(&str, u16, SocketAddr)]) -> String {
+    let text = put(
+        text,
+        "address: 127.0.0.1, port_value: 8080",
+        "address: 127.0.0.1, port_value: 0",
+    );
+    let text = put(
+        &text,
+        "address: 127.0.0.1, port_value: 9901",
+        "address: 127.0.0.1, port_value: 0",
+    );
+    places.iter().fold(text, |text, (host, port, real)| {
+        let old = format!("address: {host}, port_value: {port}");
+        let new = format!("address: {}, port_value: {}", real.ip(), real.port());
+        put(&text, &old, &new)
+    })
+}
+
+#[test]
+fn the_minimal_bootstrap_checks_each_request_and_fails_closed() {
+    let (backend, upstream) = (
+        Backend::start().expect("a backend"),
+        Upstream::start().expect("an upstream"),
+    );
+    backend.limit("key=k1", 1, Duration::from_secs(60));
+    let places = [
+        ("127.0.0.1", 3000, upstream.address()),
+        ("127.0.0.1", 9000, backend.address()),
+    ];
+    let text = with_addresses(&with_module(&manifest("minimal.yaml")), &places);
+    let envoy = Envoy::start(&text, 1).expect("Envoy takes the manifest");
+    let ask = || {
+        Request::new(envoy.listener("http"), "GET", "/")
+            .header("x-api-key", "k1")
+            .send()
+    };
+
+    ask().expect_status(200);
+    ask()
+        .expect_status(429)
+        .expect_json("/code", "quota_exceeded");
+    backend.fail(envoy_harness::Fault::Refuse);
+    Request::new(envoy.listener("http"), "GET", "/")
+        .header("x-api-key", "k2")
+        .send()
+        .expect_status(503)
+        .expect_json("/code", "quota_unavailable");
+    Request::new(envoy.listener("http"), "GET", "/")
+        .send()
+        .expect_status(401)
+        .expect_json("/code", "descriptor_missing");
+    assert_eq!(upstream.take().len(), 1);
+}
+
+#[test]
+fn the_full_bootstrap_takes_its_configuration_by_ecds_and_its_policies_from_the_routes() {
+    let (backend, upstream) = (
+        Backend::start().expect("a backend"),
+        Upstream::start().expect("an upstream"),
+    );
+    let folder = tempfile::tempdir().expect("a folder");
+    let ecds: PathBuf = folder.path().join("full-ecds.yaml");
+    fs::write(&ecds, with_module(&manifest("full-ecds.yaml"))).expect("the ECDS file is written");
+    let places = [
+        ("app.internal", 3000, upstream.address()),
+        ("quota.internal", 9000, backend.address()),
+    ];
+    let text = with_addresses(&manifest("full.yaml"), &places);
+    let text = put(
+        &text,
+        "/etc/envoy/full-ecds.yaml",
+        &ecds.display().to_string(),
+    );
+    let envoy = Envoy::start(&text, 1).expect("Envoy takes the manifest");
+    let ask = |path: &str| Request::new(envoy.listener("http"), "GET", path);
+
+    ask("/healthz").send().expect_status(200);
+    ask("/").send().expect_status(200);
+    ask("/reports").send().expect_status(200);
+    let checks = backend.expect_checks(2);
+    assert_eq!(checks[0].entry("user"), Some("anonymous"));
+    assert_eq!((checks[0].cost, checks[1].cost), (1, 10));
+    // Without a token there is no claim to check by, and payments don't go without.
+    ask("/payments")
+        .send()
+        .expect_status(401)
+        .expect_json("/code", "descriptor_missing");
+    let labels = [("policy", "payments"), ("reason", "descriptor_missing")];
+    envoy.expect_metric("quota_gate_requests", &labels, 1);
+    backend.limit("user=anonymous", 0, Duration::from_secs(60));
+    ask("/")
+        .header("origin", "https://app.example")
+        .send()
+        .expect_status(429)
+        .expect_header("access-control-allow-origin", "https://app.example");
+    ask("/-/quota-gate")
+        .send()
+        .expect_status(200)
+        .expect_json("/healthy", true);
+}
+
+#[test]
+fn the_manifests_carry_the_published_stats_tags() {
+    let published = include_str!("../stats_tags.yaml");
+    let rules = published
+        .lines()
+        .filter(|line| line.trim_start().starts_with("regex: "));
+    for rule in rules {
+        for name in ["full.yaml", "istio.yaml", "envoy-gateway.yaml"] {
+            assert!(manifest(name).contains(rule.trim()), "{name} has {rule}");
+        }
+    }
+}
