@@ -49,7 +49,7 @@ enum Step {
     Costs,
     /// The module in a pretend host: seeded worlds, memory, and the pretence itself
     Pretend,
-    /// The rig itself: every fault and every wire, as Envoy sees them
+    /// The rig itself: every fault and every wire, as Envoy sees them; and the manifests
     Rig,
     /// The promises on a real Envoy
     E2e,
@@ -122,6 +122,7 @@ impl Tools {
             Step::Module,
             Step::Costs,
             Step::Pretend,
+            Step::Rig,
             Step::E2e,
             Step::Demo,
             Step::Matrix,
@@ -272,10 +273,12 @@ fn matrix(tools: &Tools, keep_going: bool, tally: &mut Tally) -> Result<()> {
 
 /// The harness proves itself before it proves anything else.
 fn rig(tools: &Tools, keep_going: bool, tally: &mut Tally) -> Result<()> {
+    build::build(tools.wasm()?)?;
     let mut command = cargo("test");
     command
         .args(["--package", "envoy-harness", "--test", "*"])
-        .env("QUOTA_GATE_ENVOY", tools.envoy(setup::ENVOY_DEFAULT)?);
+        .env("QUOTA_GATE_ENVOY", tools.envoy(setup::ENVOY_DEFAULT)?)
+        .env("QUOTA_GATE_WASM", paths::module());
     run_tests(&mut command, keep_going, tally)
 }
 
