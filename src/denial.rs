@@ -30,7 +30,7 @@ pub struct Denial {
 /// What a denial needs to know of the request.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Facts {
-    /// The request is gRPC: its content type begins with `application/grpc`.
+    /// The request is gRPC, as [`is_grpc`] says of its content type.
     pub grpc: bool,
     /// The `origin` header of a browser's cross-origin request.
     pub origin: Option<Vec<u8>>,
@@ -64,6 +64,15 @@ impl Denial {
             details: answer.details,
         }
     }
+}
+
+/// Whether a request of this content type is gRPC, by the host's own rule: the host answers gRPC by
+/// it, and what is not gRPC to the host (gRPC-Web, for one) gets the status and body as they are.
+#[must_use]
+pub fn is_grpc(content_type: &[u8]) -> bool {
+    content_type
+        .strip_prefix(b"application/grpc")
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+"))
 }
 
 /// How one reason looks from outside.

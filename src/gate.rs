@@ -31,7 +31,7 @@ use crate::config::{
     Backend, Choice, Config, EmergencyMode, Enforcement, FailureMode, OnMissing, Policy,
 };
 use crate::decision::{AllowReason, Decision, DenyReason, Outcome};
-use crate::denial::{Denial, Facts};
+use crate::denial::{self, Denial, Facts};
 use crate::descriptor::{self, Descriptor};
 use crate::metrics::{Metric, Metrics};
 use crate::request::Request;
@@ -367,9 +367,9 @@ impl Gate {
         let Outcome::Deny(reason) = release.decision.outcome else {
             return None;
         };
-        let is_grpc = |kind: Vec<u8>| kind.starts_with(b"application/grpc");
+        let content_type = request.value("content-type").unwrap_or_default();
         let facts = Facts {
-            grpc: request.value("content-type").is_some_and(is_grpc),
+            grpc: denial::is_grpc(&content_type),
             origin: request.value("origin"),
             request_id: request.value("x-request-id"),
         };

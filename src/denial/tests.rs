@@ -106,6 +106,21 @@ fn a_whole_denial_over_grpc() {
 }
 
 #[test]
+fn only_what_the_host_takes_for_grpc_is_grpc() {
+    for content_type in ["application/grpc", "application/grpc+proto"] {
+        assert!(is_grpc(content_type.as_bytes()), "{content_type}");
+    }
+    for content_type in [
+        "application/grpc-web",
+        "application/grpcx",
+        "application/json",
+        "",
+    ] {
+        assert!(!is_grpc(content_type.as_bytes()), "{content_type}");
+    }
+}
+
+#[test]
 fn the_policy_chooses_the_statuses() {
     let mut policy = policy_of(vec![]);
     policy.denial.status = 402;
