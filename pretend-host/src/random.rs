@@ -35,8 +35,8 @@ impl Random {
     ///
     /// # Panics
     /// There are none.
-    pub fn pick<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
+    pub fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
         let index = self.below(choices.len() as u64);
-        &choices[usize::try_from(index).unwrap_or(0)]
+        choices[usize::try_from(index).unwrap_or(0)]
     }
 }

@@ -61,6 +61,13 @@ impl Request {
         self
     }
 
+    /// Without any header of this name.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.headers.remove(name);
+        self
+    }
+
     /// With a body of so many bytes.
     #[must_use]
     pub const fn body(mut self, bytes: usize) -> Self {
