@@ -182,7 +182,7 @@ impl Step {
             Self::Wasm => in_wasm(tools, keep_going, tally),
             Self::Module => build::build(tools.wasm()?)?.check(),
             Self::Costs => in_pretend_host(tools, &["costs"], keep_going, tally),
-            Self::Pretend => in_pretend_host(tools, &["host"], keep_going, tally),
+            Self::Pretend => in_pretend_host(tools, &["host", "memory", "sim"], keep_going, tally),
             Self::Rig => rig(tools, keep_going, tally),
             Self::E2e => on_envoy(tools, setup::ENVOY_DEFAULT, None, keep_going, tally),
             Self::Demo => {
