@@ -1,4 +1,4 @@
-//! What is decided about a request and why: the closed lists of reasons and causes, and their codes.
+//! What is decided about a request and why: closed lists of reasons and causes, and their codes.
 //!
 //! A code is one word that stands for the same thing in the reply's body, the access log, the
 //! metrics and the log. Reasons are for everybody; causes (why a check had no answer) are for

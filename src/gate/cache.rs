@@ -9,7 +9,8 @@
 //!
 //! The backend's `max-age` bounds every one of them, and `no-store` keeps it from being remembered
 //! at all, for stale use too. A denial is over when the backend said that it would be
-//! (`Retry-After` or the window's reset, whichever comes first), stale or not: after that it says nothing.
+//! (`Retry-After` or the window's reset, whichever comes first), stale or not: after that it says
+//! nothing.
 //!
 //! # The switches
 //! They depend on nothing but themselves. Each ttl is asked for when an answer is stored *and* when

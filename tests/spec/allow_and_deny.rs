@@ -128,7 +128,11 @@ fn the_first_matching_route_wins_and_its_overrides_count() {
     let mut config = config(&json!({}));
     let routes = json!({"routes": [
         {"match": {"path_prefix": "/healthz"}, "policy": "off"},
-        {"match": {"path_prefix": "/v1/"}, "policy": "gold", "override": {"failure_mode": "fail_open"}},
+        {
+            "match": {"path_prefix": "/v1/"},
+            "policy": "gold",
+            "override": {"failure_mode": "fail_open"}
+        },
         {"match": {"path_prefix": "/v1/items"}, "policy": "off"},
     ]});
     merge(&mut config, &routes);

@@ -161,7 +161,7 @@ const BANS: &[Ban] = &[
         "fn test_",
         "a test's name is a sentence; that it is a test stands above it",
     ),
-    any("verdict", VAGUE),
+    shipped("verdict", VAGUE),
     any("inflight", VAGUE),
     any("failure policy", VAGUE),
     any("fail_policy", VAGUE),
