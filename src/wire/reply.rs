@@ -47,7 +47,11 @@ impl Rules {
             }
             (meaning, _) => meaning,
         };
-        let told = self.told(reply, body.as_ref())?;
+        let (told, is_clear) = self.told(reply, body.as_ref());
+        if meaning == Meaning::Allow && !is_clear {
+            // How much was given is part of a yes; a guess could over-admit. A no stays a no.
+            return Err(CheckError::BadReply);
+        }
         Ok(Reply {
             outcome: match meaning {
                 Meaning::Allow => ReplyOutcome::Granted {
@@ -114,21 +118,22 @@ impl Rules {
         Value::from_json(reply.body).ok()
     }
 
-    fn told(&self, reply: &RawReply<'_>, body: Option<&Value>) -> Result<Told, CheckError> {
+    /// What is told beside the decision, and whether the units granted can be read if they are.
+    fn told(&self, reply: &RawReply<'_>, body: Option<&Value>) -> (Told, bool) {
         let mut told = Told {
             limits: structured::limits(every(reply, "ratelimit"), every(reply, "ratelimit-policy")),
             ..Told::default()
         };
+        let mut is_clear = true;
         let item = body.and_then(|body| self.tightest(body, reply));
         for reading in self.readings.iter() {
             let source = Source { reply, body, item };
             if reading.target == Target::Granted && source.is_bad(reading) {
-                // How much was given is part of the decision; a guess could over-admit.
-                return Err(CheckError::BadReply);
+                is_clear = false;
             }
             told.take(reading, &source);
         }
-        Ok(told)
+        (told, is_clear)
     }
 
     /// The item of `each` with the least left, of those that have a limit at all.

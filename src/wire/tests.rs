@@ -181,6 +181,17 @@ fn a_grant_may_be_of_fewer_units() {
 }
 
 #[test]
+fn a_no_stays_a_no_whatever_it_says_of_a_grant() {
+    for (status, outcome) in [
+        (429, ReplyOutcome::Denied),
+        (403, ReplyOutcome::Rejected { status: 403 }),
+    ] {
+        let reply = decode(Preset::Headers, status, &[("x-quota-granted", "some")], "");
+        assert_eq!(reply.map(|reply| reply.outcome), Ok(outcome));
+    }
+}
+
+#[test]
 fn cache_control_forbids_or_bounds_reuse() {
     let seen = |fields: &[&str]| {
         let headers: Vec<_> = fields
