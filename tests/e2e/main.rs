@@ -3,9 +3,18 @@
 mod gated;
 
 mod allow_and_deny;
+mod breaker;
+mod cache;
 mod config_problems;
 mod denial;
+mod descriptor;
+mod emergency;
 mod failure_mode;
 mod hostile_bytes;
+mod leases;
 mod matrix;
+mod metrics;
+mod presets;
+mod reload;
+mod routes;
 mod timeouts;
