@@ -178,7 +178,7 @@ pub struct Gate {
     report: Report,
     watched: Watched,
     /// Calls in flight, as the gauge has them.
-    in_flight_told: Vec<i64>,
+    pending_told: Vec<i64>,
     clock: Clock,
     effects: VecDeque<Effect>,
     /// What the responses of requests in progress are to tell of their limit.
@@ -210,7 +210,7 @@ impl Gate {
             log_states: Vec::new(),
             report: Report::new(config.backends.len()),
             watched: Watched::default(),
-            in_flight_told: vec![0; config.backends.len()],
+            pending_told: vec![0; config.backends.len()],
             clock: Clock::default(),
             effects: VecDeque::new(),
             notes: SortedMap::new(),

@@ -1,40 +1,62 @@
 //! A proxy-wasm HTTP filter that asks a quota backend about each request.
 //!
-//! A pure core takes events (a request, a reply, a close, a tick), each with the time it happened
-//! at, and gives back effects; the host carries them out. The files, from what is asked to what is
-//! answered:
+//! The core is a set of state machines without input or output: time, requests and replies come in
+//! as arguments, effects go out. Only `host` touches the proxy, so the same core runs natively,
+//! under Node, in simulation and in Envoy.
+//!
+//! # What holds
+//! 1. Nothing outside `host` reads a clock, a random source, an environment, or calls the host.
+//! 2. No byte from a client, a backend or an operator can panic the filter.
+//! 3. A stream that waits is released exactly once, by its deadline plus one tick.
+//! 4. Every table has a bound and a stated rule when it is full, and a counter says so.
+//! 5. Every request gets exactly one decision with one reason; its code is the same word in the
+//!    answer, the access log, the metrics and the log.
+//! 6. A configuration with a problem is refused whole, with all its problems.
+//! 7. No key, header value or token is in a log line, a metric or an answer.
+//!
+//! # The map
+//! Imports go downwards only.
 //!
 //! | file | its room |
-//! |---|---|
-//! | `time.rs` | time as the host tells it: wall readings in, a clock that never runs backwards out |
-//! | `request.rs` | what the filter sees of a request |
-//! | `shared.rs` | state that the workers of a process share |
-//! | `config.rs` | a configuration that is already valid |
-//! | `config/keys.rs`, `config/form.rs` | every key, declared once, and the forms of its texts |
-//! | `config/value.rs`, `config/protobuf.rs` | what was sent, as a tree |
-//! | `config/parse.rs`, `config/check.rs`, `config/node.rs` | tree and keys side by side |
-//! | `config/build.rs`, `config/custom.rs` | a checked tree to a configuration |
-//! | `config/units.rs`, `config/timestamp.rs` | durations, statuses, times |
-//! | `config/problem.rs` | what is wrong, and where: the text that operators read |
+//! | --- | --- |
+//! | `host.rs` | the host: `host/abi.rs` speaks to it, `host/view.rs` looks, `host/vm.rs` acts |
+//! | `pairs.rs` | header maps as the host serializes them |
+//! | `gate.rs` | takes events, orders the steps of a decision, emits effects |
+//! | `gate/check.rs` | asking the backend: who joins, who may call, until when |
+//! | `gate/answer.rs` | what the end of a call means for everybody who waits |
+//! | `gate/release.rs` | failure modes, shadow, the access log's text |
+//! | `gate/pending.rs` | checks that have no reply yet |
+//! | `gate/reply.rs` | how a call ended, and what that says of the backend |
+//! | `gate/cache.rs` | decisions remembered for a while |
+//! | `gate/lease.rs` | units granted ahead of need |
+//! | `gate/table.rs`, `gate/index.rs` | the store of the two |
+//! | `gate/breaker.rs` | when not to call a backend |
+//! | `gate/breaker/record.rs`, `gate/breaker/record/layout.rs` | what workers share of that |
+//! | `gate/local_limit.rs` | the limit that the process keeps by itself |
+//! | `gate/slots.rs` | a fixed number of slots in what the workers share |
+//! | `gate/watch.rs` | what happens without a request |
+//! | `gate/report.rs` | the log, with bounds |
+//! | `gate/status.rs` | the status page |
 //! | `route.rs`, `metadata.rs` | which policy a request gets |
-//! | `descriptor.rs` | who is asking and for what: descriptor, key, cost |
-//! | `language.rs` | what a backend's language is made of, as data |
-//! | `wire.rs`, `wire/preset.rs`, `wire/template.rs` | how a check is asked |
-//! | `wire/reply.rs`, `wire/json.rs`, `wire/structured.rs` | how a reply is read |
-//! | `decision.rs` | what is decided and why: reasons, causes, codes |
-//! | `denial.rs`, `fields.rs` | a denial as the client sees it; the fields that tell of a limit |
-//! | `metrics.rs` | every metric, and what has changed since the last flush |
-//! | `gate.rs` | the gate: takes events, orders the steps, emits effects |
-//! | `gate/check.rs`, `gate/pending.rs` | asking the backend, and who waits for what |
-//! | `gate/reply.rs`, `gate/answer.rs`, `gate/release.rs` | how a call ends, how a stream leaves |
-//! | `gate/cache.rs`, `gate/lease.rs` | what is remembered, what is granted ahead |
-//! | `gate/local_limit.rs` | the limit without a backend |
-//! | `gate/breaker.rs`, `gate/breaker/record.rs`, `gate/breaker/record/layout.rs` | when not to call |
-//! | `gate/watch.rs`, `gate/report.rs`, `gate/status.rs` | what operators are told |
-//! | `gate/slots.rs`, `gate/table.rs`, `gate/index.rs`, `sorted.rs` | stores, all of them bounded |
-//! | `text.rs`, `pairs.rs` | bytes made safe to send; header maps as the ABI has them |
-//! | `host.rs`, `host/vm.rs`, `host/view.rs` | the proxy-wasm host: contexts and callbacks |
-//! | `host/abi.rs` | every import and export, and the only unsafe code |
+//! | `descriptor.rs` | who is asking, the key, the cost |
+//! | `wire.rs` | a check as bytes, a reply understood |
+//! | `wire/preset.rs` | the languages that are built in |
+//! | `wire/template.rs`, `wire/reply.rs` | the one engine for all of them |
+//! | `wire/json.rs`, `wire/structured.rs` | values out of bodies and header fields |
+//! | `language.rs` | what a language is made of |
+//! | `denial.rs`, `fields.rs` | a denial as the client sees it; what tells it of its limit |
+//! | `metrics.rs` | every metric, and what has changed |
+//! | `config.rs` | a configuration that is valid |
+//! | `config/parse.rs` | the only door to it |
+//! | `config/keys.rs` | every key, declared once |
+//! | `config/check.rs`, `config/form.rs` | text held against the declaration |
+//! | `config/build.rs`, `config/node.rs`, `config/custom.rs` | what passed, as types |
+//! | `config/problem.rs` | what is wrong, and where |
+//! | `config/value.rs`, `config/protobuf.rs` | the text as a tree |
+//! | `config/units.rs`, `config/timestamp.rs` | durations, numbers, times |
+//! | `decision.rs` | reasons, causes and their codes |
+//! | `request.rs`, `shared.rs` | what the host must show of a request, and of the workers' data |
+//! | `text.rs`, `sorted.rs`, `time.rs` | bytes made safe, small maps, time |
 
 // The shipped module must not panic: a trap hangs every stream that the VM has paused.
 #![cfg_attr(

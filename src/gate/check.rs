@@ -96,7 +96,7 @@ impl Gate {
             .get(index)
             .ok_or(CheckError::Internal)?
             .max_pending;
-        if self.pending.in_flight(index) >= bound {
+        if self.pending.calls_to(index) >= bound {
             return Err(CheckError::TooManyPending);
         }
         let permit = self

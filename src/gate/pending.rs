@@ -92,21 +92,21 @@ pub(super) struct Pending {
     waiters: SortedMap<u64, Box<Waiter>>,
     deadlines: SortedMap<(Instant, u64), ()>,
     shared: SortedMap<Key, u64>,
-    in_flight: Vec<u32>,
+    by_backend: Vec<u32>,
 }
 
 impl Pending {
     /// An empty table for so many backends.
     pub(super) fn new(backends: usize) -> Self {
         Self {
-            in_flight: vec![0; backends],
+            by_backend: vec![0; backends],
             ..Self::default()
         }
     }
 
     /// Calls in flight to a backend.
-    pub(super) fn in_flight(&self, backend: usize) -> u32 {
-        self.in_flight.get(backend).copied().unwrap_or(0)
+    pub(super) fn calls_to(&self, backend: usize) -> u32 {
+        self.by_backend.get(backend).copied().unwrap_or(0)
     }
 
     /// Notes a call. With `joinable`, later checks of its key may wait for it as well.
@@ -211,7 +211,7 @@ impl Pending {
     pub(super) fn forget_calls(&mut self) {
         *self = Self {
             last: self.last,
-            ..Self::new(self.in_flight.len())
+            ..Self::new(self.by_backend.len())
         };
     }
 
@@ -221,7 +221,7 @@ impl Pending {
     }
 
     fn count(&mut self, backend: usize, up: bool) {
-        if let Some(count) = self.in_flight.get_mut(backend) {
+        if let Some(count) = self.by_backend.get_mut(backend) {
             *count = if up {
                 count.saturating_add(1)
             } else {

@@ -146,8 +146,8 @@ impl Gate {
             }
         }
         for backend in 0..self.breakers.len() {
-            let now = i64::from(self.pending.in_flight(backend));
-            let Some(told) = self.in_flight_told.get_mut(backend) else {
+            let now = i64::from(self.pending.calls_to(backend));
+            let Some(told) = self.pending_told.get_mut(backend) else {
                 continue;
             };
             self.metrics

@@ -4,7 +4,7 @@ use quota_gate::request::PlainRequest;
 use serde_json::json;
 
 use crate::world::{Script, World};
-use crate::{config, get, merge, test};
+use crate::{config, get, merge};
 
 #[test]
 fn lets_through_what_the_backend_allows() {

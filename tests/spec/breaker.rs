@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::world::{Script, World};
-use crate::{config, get, merge, test};
+use crate::{config, get, merge};
 
 fn with_breaker(fields: &Value, breaker: &Value) -> Value {
     let mut config = config(fields);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::world::{Script, World};
-use crate::{config, get, test};
+use crate::{config, get};
 
 /// Every kind of answer is used again for a minute, but for what `off` names.
 fn all_but(off: &str) -> World {

@@ -3,7 +3,7 @@
 use quota_gate::config::parse::parse;
 use serde_json::{Value, json};
 
-use crate::{config, test};
+use crate::config;
 
 #[test]
 fn every_problem_is_told_at_once_in_the_order_of_the_text() {

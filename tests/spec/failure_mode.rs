@@ -4,7 +4,7 @@ use quota_gate::request::PlainRequest;
 use serde_json::{Value, json};
 
 use crate::world::{Script, World};
-use crate::{config, get, merge, test};
+use crate::{config, get, merge};
 
 /// Every way in which a check can have no answer, and the cause that is told.
 fn failures() -> Vec<(&'static str, Script)> {

@@ -9,11 +9,10 @@ mod timeouts;
 mod waiting;
 mod world;
 
-// The same tests run under Node: there the attribute is wasm-bindgen's.
-#[cfg(not(target_arch = "wasm32"))]
-pub(crate) use core::prelude::v1::test;
+// Plain `#[test]` functions run under Node, too.
 #[cfg(target_arch = "wasm32")]
-pub(crate) use wasm_bindgen_test::wasm_bindgen_test as test;
+#[macro_use]
+extern crate wasm_test;
 
 use quota_gate::request::PlainRequest;
 use serde_json::{Value, json};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::world::{Script, World};
-use crate::{config, get, test};
+use crate::{config, get};
 
 /// A tick of the filter's timer.
 const TICK: Duration = Duration::from_millis(20);

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::world::{Script, World};
-use crate::{config, get, test};
+use crate::{config, get};
 
 #[test]
 fn equal_checks_that_may_share_an_answer_wait_for_one_call() {
@@ -78,7 +78,7 @@ fn a_full_table_of_calls_refuses_the_next_check() {
 }
 
 #[test]
-fn calls_in_flight_are_counted_up_and_down() {
+fn pending_calls_are_counted_up_and_down() {
     let mut world = World::new(&config(&json!({})));
     world.backend(Script::allow().after(70));
     world.request(&get("a"));
