@@ -47,11 +47,17 @@ fn counts_are_exact_and_repeatable() {
 /// What one request costs: on average, because what many share (a lease) is a part of it.
 #[derive(Clone, Debug, PartialEq)]
 struct Cost {
-    instructions: f64,
+    /// By callback.
+    instructions: BTreeMap<String, f64>,
+    /// By host function.
     hostcalls: BTreeMap<String, f64>,
 }
 
 impl Cost {
+    fn instructions(&self) -> f64 {
+        self.instructions.values().sum::<f64>().round()
+    }
+
     fn hostcalls(&self) -> f64 {
         round(self.hostcalls.values().sum())
     }
@@ -281,17 +287,12 @@ fn measure(module: &Module) -> BTreeMap<String, Cost> {
 
 fn mean(costs: &Costs, count: usize) -> Cost {
     let each = |sum: u64| round(sum as f64 / count as f64);
-    let hostcalls = costs.hostcalls().into_iter();
+    let callbacks = costs.0.iter().map(|(name, tally)| (*name, tally.fuel));
+    let short = |(name, sum): (&str, u64)| (name.replace("proxy_", ""), each(sum));
     Cost {
-        instructions: each(costs.fuel()).round(),
-        hostcalls: hostcalls
-            .map(|(name, sum)| (short(name), each(sum)))
-            .collect(),
+        instructions: callbacks.map(short).collect(),
+        hostcalls: costs.hostcalls().into_iter().map(short).collect(),
     }
-}
-
-fn short(name: &str) -> String {
-    name.trim_start_matches("proxy_").to_owned()
 }
 
 /// A thousandth is exact enough for what many requests share.
@@ -307,7 +308,7 @@ fn findings(measured: &BTreeMap<String, Cost>, committed: &BTreeMap<String, Cost
             continue;
         };
         let both = [
-            ("instructions", cost.instructions, limit.instructions),
+            ("instructions", cost.instructions(), limit.instructions()),
             ("hostcalls", cost.hostcalls(), limit.hostcalls()),
         ];
         for (what, now, before) in both {
@@ -324,22 +325,17 @@ fn findings(measured: &BTreeMap<String, Cost>, committed: &BTreeMap<String, Cost
 }
 
 fn table(costs: &BTreeMap<String, Cost>) -> String {
-    let mut text = format!(
-        "{:<26}{:>13}{:>11}  which\n",
-        "way", "instructions", "hostcalls"
-    );
+    let mut text = String::from("                          instructions  hostcalls\n");
     for (name, cost) in costs {
-        let which: Vec<String> = cost
-            .hostcalls
-            .iter()
-            .map(|(name, count)| format!("{name} {count}"))
-            .collect();
-        let (instructions, sum) = (cost.instructions, cost.hostcalls());
-        let _infallible = writeln!(
-            text,
-            "{name:<26}{instructions:>13}{sum:>11}  {}",
-            which.join(", ")
-        );
+        let (instructions, hostcalls) = (cost.instructions(), cost.hostcalls());
+        let _infallible = writeln!(text, "{name:<26}{instructions:>12}{hostcalls:>11}");
+        for parts in [&cost.instructions, &cost.hostcalls] {
+            let parts: Vec<String> = parts
+                .iter()
+                .map(|(name, count)| format!("{name} {count}"))
+                .collect();
+            let _infallible = writeln!(text, "  {}", parts.join(", "));
+        }
     }
     text
 }
@@ -356,13 +352,16 @@ fn to_json(costs: &BTreeMap<String, Cost>) -> String {
 fn read() -> BTreeMap<String, Cost> {
     let text = fs::read_to_string(file()).unwrap();
     let all: Value = serde_json::from_str(&text).unwrap();
-    let number = |value: &Value| value.as_f64().unwrap();
+    let parts = |value: &Value| -> BTreeMap<String, f64> {
+        let parts = value.as_object().unwrap().iter();
+        parts
+            .map(|(name, count)| (name.clone(), count.as_f64().unwrap()))
+            .collect()
+    };
     let ways = all.as_object().unwrap().iter().map(|(name, way)| {
-        let hostcalls = way["hostcalls"].as_object().unwrap().iter();
-        let hostcalls = hostcalls.map(|(name, count)| (name.clone(), number(count)));
         let cost = Cost {
-            instructions: number(&way["instructions"]),
-            hostcalls: hostcalls.collect(),
+            instructions: parts(&way["instructions"]),
+            hostcalls: parts(&way["hostcalls"]),
         };
         (name.clone(), cost)
     });
