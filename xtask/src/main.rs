@@ -7,12 +7,15 @@
 //! - `test`: every check that CI runs
 //! - `tidy`: house rules over the repository's files; `deny`: what dependencies may be
 //! - `reference`: the configuration's JSON Schema and reference, made from its keys
+//! - `manifests`: what users copy is held to the code
 //! - `paths`: where things are; `process`: running commands; `say`: telling what goes on
 
 mod build;
 mod demo;
 mod deny;
 mod interface;
+#[cfg(test)]
+mod manifests;
 mod paths;
 mod process;
 mod reference;

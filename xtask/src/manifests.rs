@@ -1,0 +1,147 @@
+//! What users copy is held to the code: every plugin configuration in a manifest or in the README
+//! is one that the filter takes.
+
+use std::fs;
+
+use quota_gate::decision::{AllowReason, CheckError, DenyReason};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::paths;
+
+fn read(file: &str) -> String {
+    fs::read_to_string(paths::root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+}
+
+/// The documents of a YAML text.
+fn documents(text: &str) -> Vec<Value> {
+    serde_yaml_ng::Deserializer::from_str(text)
+        .map(|document| Value::deserialize(document).expect("YAML"))
+        .collect()
+}
+
+/// The plugin configurations in a manifest: what stands in a StringValue, a WasmPlugin's
+/// `pluginConfig`, an EnvoyExtensionPolicy's `config`.
+fn configurations(value: &Value, found: &mut Vec<String>) {
+    let string_value = "type.googleapis.com/google.protobuf.StringValue";
+    match value {
+        Value::Object(fields) => {
+            if fields.get("@type").and_then(Value::as_str) == Some(string_value) {
+                found.extend(fields["value"].as_str().map(str::to_owned));
+            }
+            for (key, inner) in fields {
+                let ours = inner.get("host_budget").is_some();
+                if ours && (key == "pluginConfig" || key == "config") {
+                    found.push(inner.to_string());
+                }
+                configurations(inner, found);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| configurations(item, found)),
+        _ => {}
+    }
+}
+
+/// The blocks of a Markdown text that are fenced as `language`.
+fn fenced(text: &str, language: &str) -> Vec<String> {
+    let fence = format!("```{language}\n");
+    let blocks = text.split(&fence).skip(1);
+    blocks
+        .map(|block| block.split("```").next().unwrap_or_default().to_owned())
+        .collect()
+}
+
+fn assert_taken(whose: &str, configuration: &str) {
+    if let Err(problems) = quota_gate::config::parse::parse(configuration.as_bytes()) {
+        let problems: Vec<String> = problems.lines().collect();
+        panic!("{whose}: {problems:#?}\n{configuration}");
+    }
+}
+
+#[test]
+fn every_plugin_configuration_in_a_manifest_is_one_that_the_filter_takes() {
+    let manifests = [
+        "minimal.yaml",
+        "full-ecds.yaml",
+        "istio.yaml",
+        "envoy-gateway.yaml",
+    ];
+    for name in manifests {
+        let text = read(&format!("envoy/manifests/{name}"));
+        let mut found = Vec::new();
+        for document in documents(&text) {
+            configurations(&document, &mut found);
+        }
+        assert_eq!(found.len(), 1, "configurations in {name}");
+        for configuration in found {
+            assert_taken(name, &configuration);
+        }
+    }
+}
+
+#[test]
+fn every_whole_configuration_in_the_documents_is_one_that_the_filter_takes() {
+    let mut taken = 0;
+    for file in DOCUMENTS {
+        for block in fenced(&read(file), "json") {
+            assert_taken(file, &block);
+            taken += 1;
+        }
+    }
+    assert!(taken > 0, "there is one at least");
+}
+
+#[test]
+fn every_yaml_block_in_the_documents_is_yaml() {
+    for file in DOCUMENTS {
+        for block in fenced(&read(file), "yaml") {
+            assert!(!documents(&block).is_empty(), "{file}: {block}");
+        }
+    }
+}
+
+#[test]
+fn the_readme_shows_the_minimal_bootstrap_as_it_is_tested() {
+    let minimal = read("envoy/manifests/minimal.yaml");
+    assert!(fenced(&read("README.md"), "yaml").contains(&minimal));
+}
+
+#[test]
+fn the_readme_names_every_reason_and_every_cause() {
+    let readme = read("README.md");
+    let reasons = AllowReason::ALL.map(AllowReason::code).into_iter();
+    let reasons = reasons.chain(DenyReason::ALL.map(DenyReason::code));
+    for code in reasons.chain(CheckError::ALL.map(CheckError::code)) {
+        assert!(
+            readme.contains(&format!("`{code}`")),
+            "README.md names {code}"
+        );
+    }
+}
+
+#[test]
+fn the_list_for_capability_restriction_is_the_modules_interface() {
+    let security = read("docs/security.md");
+    for line in read("xtask/module-interface.txt").lines() {
+        let (_, name) = line.split_once(' ').expect("a kind and a name");
+        let name = name.trim_start_matches("env.");
+        // Memory and start-up are no capabilities.
+        if !name.starts_with("proxy_") || name.starts_with("proxy_abi_version") {
+            continue;
+        }
+        if name == "proxy_on_memory_allocate" {
+            continue;
+        }
+        assert!(
+            security.contains(&format!(" {name}: {{}}\n")),
+            "docs/security.md lists {name}"
+        );
+    }
+}
+
+const DOCUMENTS: [&str; 4] = [
+    "README.md",
+    "docs/migration.md",
+    "docs/operations.md",
+    "docs/security.md",
+];
