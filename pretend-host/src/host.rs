@@ -483,8 +483,9 @@ impl<'m> Host<'m> {
     fn reply_headers(&self, id: StreamId, reply: &LocalReply) -> Headers {
         let content_type = self
             .stream(id)
-            .and_then(|stream| stream.request.text("content-type"));
-        let grpc = content_type.is_some_and(|text| text.starts_with("application/grpc"));
+            .and_then(|stream| stream.request.first("content-type"))
+            .and_then(|kind| kind.strip_prefix(b"application/grpc"));
+        let grpc = content_type.is_some_and(|rest| rest.is_empty() || rest[0] == b'+');
         let mut headers = Headers::new();
         if grpc {
             headers.add(":status", "200");

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use pretend_host::{Fate, Host, Level, MILLISECOND, Module, Options, Random, Stream, StreamId};
+use pretend_host::{
+    Fate, Host, Level, LocalReply, MILLISECOND, Module, Options, Random, Stream, StreamId,
+};
 
 use crate::config::{CLUSTERS, Config, TIMEOUT_MS_MAX};
 use crate::traffic;
@@ -296,37 +298,48 @@ impl<'m> World<'m> {
                 self.judge_passage(stream, expected, &reason, &policy);
             }
             Some(Fate::Answered(reply)) => {
-                self.no_secret("a reply's body", &reply.body);
-                for (_, value) in reply.headers.iter() {
-                    let value = value.to_vec();
-                    let own = expected.key.is_some() || !value.starts_with(b"https://");
-                    if own {
-                        self.no_secret("a reply's header", &value);
-                    }
-                }
-                if expected.status_page {
-                    self.count("status page".into());
-                    return;
-                }
-                self.count(format!("deny {reason}"));
-                if reply.details != format!("quota_gate_{reason}") || !note.starts_with("deny ") {
-                    self.broken(format!(
-                        "answered with {}, the log says {note}",
-                        reply.details
-                    ));
-                }
-                let mode = policy.rsplit('_').next().unwrap_or_default();
-                let allowed = match reason.as_str() {
-                    "quota_exceeded" | "key_rejected" | "descriptor_missing" => true,
-                    "local_exceeded" => mode == "local" || expected.steered,
-                    "quota_unavailable" => mode == "closed" || expected.steered,
-                    _ => false,
-                };
-                if !allowed {
-                    self.broken(format!("denied by {note}"));
-                }
+                self.judge_answer(reply, expected, &note, &reason, &policy);
             }
             fate => self.count(format!("{fate:?}").to_lowercase()),
+        }
+    }
+
+    fn judge_answer(
+        &mut self,
+        reply: &LocalReply,
+        expected: &Expected,
+        note: &str,
+        reason: &str,
+        policy: &str,
+    ) {
+        self.no_secret("a reply's body", &reply.body);
+        for (_, value) in reply.headers.iter() {
+            let value = value.to_vec();
+            let own = expected.key.is_some() || !value.starts_with(b"https://");
+            if own {
+                self.no_secret("a reply's header", &value);
+            }
+        }
+        if expected.status_page {
+            self.count("status page".into());
+            return;
+        }
+        self.count(format!("deny {reason}"));
+        if reply.details != format!("quota_gate_{reason}") || !note.starts_with("deny ") {
+            self.broken(format!(
+                "answered with {}, the log says {note}",
+                reply.details
+            ));
+        }
+        let mode = policy.rsplit('_').next().unwrap_or_default();
+        let allowed = match reason {
+            "quota_exceeded" | "key_rejected" | "descriptor_missing" => true,
+            "local_exceeded" => mode == "local" || expected.steered,
+            "quota_unavailable" => mode == "closed" || expected.steered,
+            _ => false,
+        };
+        if !allowed {
+            self.broken(format!("denied by {note}"));
         }
     }
 
@@ -400,6 +413,12 @@ impl<'m> World<'m> {
         if states > 2 {
             self.broken(format!("a breaker's state is {states}"));
         }
+        if self.host.shared_names() > SHARED_NAMES_MAX {
+            self.broken(format!(
+                "{} names in the shared data",
+                self.host.shared_names()
+            ));
+        }
         for worker in 0..self.workers {
             if self.host.roots(worker) != 1 {
                 self.broken(format!("worker {worker} keeps replaced roots"));
@@ -466,3 +485,6 @@ impl<'m> World<'m> {
 
 /// Long enough for every kind of event to meet every other.
 const STEPS: u64 = 400;
+
+/// Two breakers under every settings that were pushed, and 1,024 slots of local limits.
+const SHARED_NAMES_MAX: usize = 1500;
