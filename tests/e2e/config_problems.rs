@@ -8,9 +8,9 @@ use crate::gated::{config, gated, merge, start};
 /// What Envoy and the filter log about a configuration that is refused.
 #[track_caller]
 fn refused(plugin: &str) -> String {
-    let verdict = Rig::builder().plugin_text(plugin).validate();
-    assert!(!verdict.accepted, "accepted: {plugin}");
-    verdict.log
+    let validation = Rig::builder().plugin_text(plugin).validate();
+    assert!(!validation.accepted, "accepted: {plugin}");
+    validation.log
 }
 
 #[track_caller]
@@ -54,8 +54,8 @@ fn every_problem_is_told_at_once_with_its_path() {
 #[test]
 fn an_empty_configuration_is_refused() {
     expect_lines(&refused(""), &["configuration: empty"]);
-    let verdict = Rig::builder().plugin(Value::Null).validate();
-    assert!(!verdict.accepted);
+    let validation = Rig::builder().plugin(Value::Null).validate();
+    assert!(!validation.accepted);
 }
 
 #[test]
@@ -145,10 +145,10 @@ fn a_struct_works_like_a_string_of_json() {
 fn a_struct_with_problems_is_refused_like_a_string() {
     let plugin = config(&json!({"timeout": "61s"}));
 
-    let verdict = Rig::builder().plugin_struct(plugin).validate();
+    let validation = Rig::builder().plugin_struct(plugin).validate();
 
-    assert!(!verdict.accepted);
-    expect_lines(&verdict.log, &["policies.gold.timeout: out of range"]);
+    assert!(!validation.accepted);
+    expect_lines(&validation.log, &["policies.gold.timeout: out of range"]);
 }
 
 #[test]

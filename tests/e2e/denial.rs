@@ -162,6 +162,31 @@ fn a_grpc_denial_is_trailers_only() {
     assert_eq!(rig.envoy().expect_access_log(3)[2].grpc_status, Some(8));
 }
 
+/// Envoy takes only `application/grpc` and `application/grpc+…` for gRPC.
+#[test]
+fn what_envoy_does_not_take_for_grpc_gets_a_document() {
+    let rig = gated(&json!({}));
+    rig.backend().fail(Fault::Status(429));
+    let post = |kind: &str| {
+        let request = rig.request("POST", "/").h2().header("x-tenant-id", "a");
+        request.header("content-type", kind).body("x").send()
+    };
+
+    for kind in [
+        "application/grpc-web",
+        "application/grpc-web+proto",
+        "application/grpcx",
+    ] {
+        let response = post(kind);
+        response
+            .expect_status(429)
+            .expect_header("content-type", "application/problem+json")
+            .expect_json("/code", "quota_exceeded");
+    }
+    let grpc = post("application/grpc+json");
+    grpc.expect_status(200).expect_grpc_status(8);
+}
+
 /// Lesson 3.5: a denial carries CORS headers, so that a browser shows it as what it is.
 #[test]
 fn a_page_of_an_allowed_origin_may_read_the_denial() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use envoy_harness::{Cluster, Fault, Response, Rig, RigBuilder, send_all};
 use serde_json::{Value, json};
 
-use crate::gated::{Gated, by_path, gated, merge, start, state};
+use crate::gated::{Gated, by_path, config, gated, merge, start, state};
 
 /// The timeout of the checks here: long enough for a good answer on a busy machine.
 const TIMEOUT: Duration = Duration::from_millis(800);
@@ -15,7 +15,10 @@ const TICK_AND_SLACK: Duration = Duration::from_millis(20 + 1500);
 
 /// A policy that fails open and one that fails closed, each also with a backend that speaks JSON.
 fn open_and_closed() -> Value {
-    let fields = |mode: &str, backend: &str| json!({"failure_mode": mode, "backend": backend, "timeout": "800ms"});
+    let fields = |mode: &str, backend: &str| {
+        let timeout = "800ms";
+        json!({"failure_mode": mode, "backend": backend, "timeout": timeout})
+    };
     let mut config = by_path(&[
         ("/open", fields("fail_open", "quota")),
         ("/closed", fields("fail_closed", "quota")),
@@ -314,11 +317,7 @@ fn only_a_trusted_caller_may_choose_the_failure_mode() {
     for (inside, status) in [("127.0.0.0", 200), ("10.0.0.0", 503)] {
         let ranges = json!({"cidr_ranges": [{"address_prefix": inside, "prefix_len": 8}]});
         let hcm = json!({"internal_address_config": ranges});
-        let rig = start(
-            Rig::builder()
-                .plugin(crate::gated::config(&fields))
-                .hcm(&hcm),
-        );
+        let rig = start(Rig::builder().plugin(config(&fields)).hcm(&hcm));
         rig.backend().fail(Fault::Refuse);
 
         let request = rig.request("GET", "/").header("x-tenant-id", "a");
@@ -372,4 +371,80 @@ fn the_last_good_answer_bridges_an_outage() {
     ask("never-seen").expect_status(503);
     let labels = [("reason", "stale"), ("decision", "allow")];
     rig.envoy().expect_metric("quota_gate_requests", &labels, 1);
+}
+
+/// The bound on calls in flight: what is above it fails at once, and says why.
+#[test]
+fn more_calls_than_may_be_pending_fail_at_once() {
+    let mut plugin = config(&json!({"timeout": "2s"}));
+    plugin["backends"]["quota"]["max_pending"] = json!(2);
+    let rig = start(Rig::builder().plugin(plugin));
+    rig.backend().fail(Fault::Delay(Duration::from_millis(700)));
+    let ask = |tenant: &str| rig.request("GET", "/").header("x-tenant-id", tenant);
+    let pending = [ask("a").start(), ask("b").start()];
+    rig.backend().expect_checks(2);
+
+    let third = rig.request("GET", "/third").header("x-tenant-id", "c");
+    third.send().expect_status(503);
+
+    assert_eq!(
+        rig.logged("/third").field("cause"),
+        Some("too_many_pending")
+    );
+    for pending in pending {
+        pending.wait().expect_status(200);
+    }
+    rig.backend().expect_checks(2);
+}
+
+/// Lesson 4.3: what is wrong in our own house is no outage of the backend: here the host forbids
+/// calling out. It is counted and told as what it is, and the request leaves all the same.
+#[test]
+fn a_host_that_forbids_the_call_is_told_from_a_backend_that_is_down() {
+    let allowed: serde_json::Map<String, Value> = [
+        "proxy_log",
+        "proxy_get_buffer_bytes",
+        "proxy_get_header_map_value",
+        "proxy_get_header_map_pairs",
+        "proxy_replace_header_map_value",
+        "proxy_send_local_response",
+        "proxy_continue_stream",
+        "proxy_set_effective_context",
+        "proxy_get_current_time_nanoseconds",
+        "proxy_set_tick_period_milliseconds",
+        "proxy_get_property",
+        "proxy_set_property",
+        "proxy_get_shared_data",
+        "proxy_set_shared_data",
+        "proxy_define_metric",
+        "proxy_increment_metric",
+        "proxy_record_metric",
+        "proxy_on_context_create",
+        "proxy_on_vm_start",
+        "proxy_on_configure",
+        "proxy_on_tick",
+        "proxy_on_request_headers",
+        "proxy_on_request_body",
+        "proxy_on_request_trailers",
+        "proxy_on_response_headers",
+        "proxy_on_http_call_response",
+        "proxy_on_done",
+        "proxy_on_delete",
+    ]
+    .map(|name| (name.to_owned(), json!({})))
+    .into_iter()
+    .collect();
+    let only = json!({"capability_restriction_config": {"allowed_capabilities": allowed}});
+    let rig = start(Rig::builder().plugin(config(&json!({}))).wasm(&only));
+
+    let response = rig.request("GET", "/").header("x-tenant-id", "a").send();
+
+    response
+        .expect_status(503)
+        .expect_json("/code", "quota_unavailable");
+    assert_eq!(rig.logged("/").field("cause"), Some("dispatch"));
+    let labels = [("backend", "quota"), ("cause", "dispatch")];
+    rig.envoy().expect_metric("quota_gate_failures", &labels, 1);
+    rig.envoy().expect_log_line("check failed: dispatch");
+    assert!(rig.backend().checks().is_empty());
 }

@@ -533,3 +533,73 @@ fn claims_of_every_type_are_survived() {
         Some("alice")
     );
 }
+
+/// Envoy can be told to take more headers than its modules were made for.
+#[test]
+fn an_answer_of_two_thousand_headers_says_what_it_says() {
+    let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    let more = json!({"typed_extension_protocol_options": {options: {
+        "@type": format!("type.googleapis.com/{options}"),
+        "explicit_http_config": {"http_protocol_options": {}},
+        "common_http_protocol_options": {"max_headers_count": 4000},
+    }}});
+    let builder = Rig::builder().plugin(config(&json!({})));
+    let rig = start(builder.backend_cluster(&more));
+    rig.backend().limit("tenant=over", 0, MINUTE);
+    let ask = |tenant: &str| rig.request("GET", "/").header("x-tenant-id", tenant).send();
+
+    rig.backend().fail(Fault::Headers(2000));
+
+    ask("good").expect_status(200);
+    ask("over").expect_status(429);
+    rig.envoy()
+        .expect_decisions(&[("within_quota", 1), ("quota_exceeded", 1)]);
+}
+
+/// What is left of a denied request is never read as the next one.
+#[test]
+fn a_denied_body_is_not_the_next_request() {
+    let rig = gated(&json!({}));
+    rig.backend().limit("tenant=over", 0, MINUTE);
+    let smuggled = "GET /smuggled HTTP/1.1\r\nhost: a\r\nx-tenant-id: good\r\n\r\n";
+    let length = smuggled.len();
+    let mut client = rig.raw();
+
+    client.write(format!(
+        "POST / HTTP/1.1\r\nhost: a\r\nx-tenant-id: over\r\ncontent-length: {length}\r\n\r\n"
+    ));
+    client.write(smuggled);
+    client.read_response().expect_status(429);
+
+    expect_good(&rig);
+    assert_eq!(rig.upstream().expect_requests(1)[0].path, "/good");
+    rig.envoy()
+        .expect_decisions(&[("quota_exceeded", 1), ("within_quota", 1)]);
+}
+
+/// Workers count for themselves and share nothing but the sums.
+#[test]
+fn a_storm_over_two_workers_is_counted_to_the_last_request() {
+    let builder = Rig::builder().plugin(config(&json!({"cache": {"deny_ttl": "0s"}})));
+    let rig = start(builder.concurrency(2));
+    rig.backend().limit("tenant=over", 0, MINUTE);
+    let ask = |number: usize| {
+        let tenant = if number % 3 == 0 { "over" } else { "good" };
+        let request = rig.request("GET", "/").header("x-tenant-id", tenant);
+        if number % 2 == 0 {
+            request
+        } else {
+            request.h2()
+        }
+    };
+
+    let responses = envoy_harness::send_all((0..60).map(ask));
+
+    let denied = responses
+        .iter()
+        .filter(|response| response.status == 429)
+        .count();
+    assert_eq!((denied, responses.len()), (20, 60));
+    rig.envoy()
+        .expect_decisions(&[("quota_exceeded", 20), ("within_quota", 40)]);
+}

@@ -218,14 +218,14 @@ fn a_pushed_configuration_takes_over_and_a_bad_one_does_not() {
 
 #[test]
 fn a_refused_configuration_keeps_envoy_from_starting() {
-    let verdict = Rig::builder()
+    let validation = Rig::builder()
         .plugin(config(&json!({"timeout": "soon"})))
         .validate();
 
-    assert!(!verdict.accepted);
+    assert!(!validation.accepted);
     assert!(
-        verdict.log.contains("policies.gold.timeout: malformed"),
+        validation.log.contains("policies.gold.timeout: malformed"),
         "{}",
-        verdict.log
+        validation.log
     );
 }

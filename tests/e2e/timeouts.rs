@@ -67,13 +67,15 @@ fn the_filter_answers_before_any_timeout_of_the_host() {
 fn a_timeout_above_the_host_budget_is_refused() {
     let fields = json!({"timeout": "950ms", "host_budget": "1s"});
 
-    let verdict = Rig::builder().plugin(config(&fields)).validate();
+    let validation = Rig::builder().plugin(config(&fields)).validate();
 
-    assert!(!verdict.accepted);
+    assert!(!validation.accepted);
     assert!(
-        verdict.log.contains("policies.gold.timeout: above budget"),
+        validation
+            .log
+            .contains("policies.gold.timeout: above budget"),
         "{}",
-        verdict.log
+        validation.log
     );
 }
 
