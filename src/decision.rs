@@ -30,7 +30,7 @@ pub enum AllowReason {
 }
 
 impl AllowReason {
-    /// Every reason, in the order of [`Self::index`].
+    /// Every reason, in alphabetical order.
     pub const ALL: [Self; 9] = [
         Self::Bypassed,
         Self::Cached,

@@ -78,7 +78,7 @@ mod tests {
         let read = parse(&bytes);
         assert_eq!(read.len(), 3);
         assert_eq!(read[2], (&b"x"[..], &[0xFF, 0, b'a'][..]));
-        assert_eq!(bytes.len(), 4 + 3 * 10 + 5 + 1 + 0 + 1 + 1 + 3);
+        assert_eq!(bytes.len(), 45);
     }
 
     #[test]

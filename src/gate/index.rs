@@ -42,7 +42,7 @@ impl Index {
         let Ok(place) = u32::try_from(place) else {
             return;
         };
-        if self.len >= self.cells.len() / 4 * 3 {
+        if self.len >= (self.cells.len() / 4).saturating_mul(3) {
             self.grow();
         }
         if self.set(Cell { hash, place }) {
@@ -148,6 +148,7 @@ const SMALLEST: usize = 16;
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::collections::btree_map::Entry;
 
     use super::*;
 
@@ -163,9 +164,9 @@ mod tests {
                 if step % 5 < 2 {
                     index.remove(hash);
                     tree.remove(&hash);
-                } else if !tree.contains_key(&hash) {
+                } else if let Entry::Vacant(place) = tree.entry(hash) {
                     index.insert(hash, step);
-                    tree.insert(hash, step);
+                    place.insert(step);
                 }
                 assert_eq!(index.len(), tree.len());
                 assert_eq!(index.get(hash), tree.get(&hash).copied());

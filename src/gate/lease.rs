@@ -36,9 +36,9 @@
 //! # How long it may be spent
 //! Until the ttl or the window's end, whichever is first, both counted from when it was *asked
 //! for*: the reply's own time on the way can't carry units into the next window. A renewal is a
-//! second tranche with its own end; the tranche that ends first is spent first. A third one is added to
-//! the later of the two and takes the earlier of their ends. A reply that comes after its own
-//! tranche has ended still pays for the request that asked.
+//! second tranche with its own end; the tranche that ends first is spent first. A third one is
+//! added to the later of the two and takes the earlier of their ends. A reply that comes after its
+//! own tranche has ended still pays for the request that asked.
 //!
 //! # When the answer is no
 //! A refused batch makes the key plain for 100 ms, twice as long after every further refusal up to
