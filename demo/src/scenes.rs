@@ -80,8 +80,8 @@ pub(crate) const SCENES: &[Scene] = &[
     },
     Scene {
         title: "A lease: many requests, few checks",
-        tale: "A policy with a lease asks for units ahead, the more the busier the key is, and spends \
-               them without asking.",
+        tale: "A policy with a lease asks for units ahead, the more the busier the key is, and \
+               spends them without asking.",
         play: lease,
     },
     Scene {

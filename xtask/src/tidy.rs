@@ -2,6 +2,7 @@
 
 mod files;
 mod lines;
+mod links;
 mod map;
 
 use std::fmt;
@@ -19,6 +20,7 @@ pub(crate) fn run() -> Result<()> {
     let sources = files::read()?;
     let mut findings: Vec<Finding> = sources.iter().flat_map(lines::findings).collect();
     findings.extend(map::findings(&sources));
+    findings.extend(links::findings()?);
     for finding in &findings {
         println!("{finding}");
     }
