@@ -452,27 +452,43 @@ fn throttlecrab_is_told_the_quota_in_whole_seconds() {
     );
 }
 
+/// As its server 0.4.40 answered to bodies of ours.
 #[test]
 fn throttlecrabs_answers() {
-    let yes = r#"{"allowed":true,"limit":20,"remaining":17,"reset_after":19,"retry_after":0}"#;
+    let yes = r#"{"allowed":true,"limit":4,"remaining":1,"reset_after":30,"retry_after":0}"#;
     let reply = decode(Preset::Throttlecrab, 200, &[], yes).unwrap();
     assert_eq!((reply.outcome, reply.retry_after), (GRANTED, None));
-    assert_eq!(reply.limits.limit, Some(20));
-    assert_eq!(reply.limits.remaining, Some(17));
-    assert_eq!(reply.limits.reset, Some(Duration::from_secs(19)));
+    assert_eq!(reply.limits.limit, Some(4));
+    assert_eq!(reply.limits.remaining, Some(1));
+    assert_eq!(reply.limits.reset, Some(Duration::from_secs(30)));
 
-    let no = r#"{"allowed":false,"limit":20,"remaining":0,"reset_after":60,"retry_after":19}"#;
+    let no = r#"{"allowed":false,"limit":4,"remaining":1,"reset_after":30,"retry_after":12}"#;
     let reply = decode(Preset::Throttlecrab, 200, &[], no).unwrap();
     assert_eq!(reply.outcome, ReplyOutcome::Denied);
-    assert_eq!(reply.retry_after, Some(Duration::from_secs(19)));
+    assert_eq!(reply.limits.remaining, Some(1));
+    assert_eq!(reply.retry_after, Some(Duration::from_secs(12)));
 
-    for status in [400, 415, 422, 429, 500] {
-        let reply = decode(
-            Preset::Throttlecrab,
-            status,
-            &[],
-            "Internal server error: x",
-        );
+    for (status, body) in [
+        (
+            400,
+            "Failed to parse the request body as JSON: EOF while parsing an object",
+        ),
+        (405, ""),
+        (
+            415,
+            "Expected request with `Content-Type: application/json`",
+        ),
+        (
+            422,
+            "Failed to deserialize the JSON body into the target type: missing field",
+        ),
+        (429, ""),
+        (
+            500,
+            r#"{"error":"Internal server error: invalid rate limit parameters"}"#,
+        ),
+    ] {
+        let reply = decode(Preset::Throttlecrab, status, &[], body);
         assert_eq!(reply, Err(CheckError::Status(status)));
     }
     for body in [
