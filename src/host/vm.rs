@@ -314,13 +314,7 @@ fn resume(stream: StreamId, release: &Release) {
 }
 
 /// Marks or answers the request in effect; `true` when it may go on.
-///
-/// A request without policy is left as it is: it costs next to nothing. Only what it says of a
-/// decision is put right, so that nobody can forge one.
 fn carry_out(release: &Release) -> bool {
-    if release.policy.is_none() && abi::header(Map::Request, DECISION_HEADER).is_none() {
-        return true;
-    }
     abi::set_property(LOG_STATE, release.log_state.as_bytes());
     match release.decision.outcome {
         Outcome::Allow(reason) => {
