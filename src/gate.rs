@@ -234,6 +234,7 @@ impl Gate {
         request: &dyn Request,
         shared: &mut dyn Shared,
     ) -> Flow {
+        self.note_use();
         if self.is_status_request(request) {
             self.count(None, Outcome::Allow(AllowReason::Bypassed));
             return Flow::Answer(self.status_answer(clock()));
@@ -311,6 +312,7 @@ impl Gate {
         };
         self.abandon(&mut turn);
         self.count_tables();
+        self.tell_end(wall);
     }
 
     /// What the host has to do next; `None` when there is nothing left.

@@ -49,6 +49,11 @@ impl<K, V> SortedMap<K, V> {
         self.pairs.first_mut().map(|(_, value)| value)
     }
 
+    /// All values, to be changed.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.pairs.iter_mut().map(|(_, value)| value)
+    }
+
     /// The pairs, smallest key first; nothing is left.
     pub fn drain(&mut self) -> impl Iterator<Item = (K, V)> {
         std::mem::take(&mut self.pairs).into_iter()

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::breaker::State;
 use super::{Effect, Gate, Level, Turn};
 use crate::metrics::{Metric, Table};
-use crate::time::{Instant, millis, rfc3339};
+use crate::time::{Instant, Wall, millis, rfc3339};
 
 /// What a worker has already told of the gate's state.
 #[derive(Clone, Debug, Default)]
@@ -13,9 +13,25 @@ pub(super) struct Watched {
     ticks: u64,
     configuration: bool,
     emergency: Option<Instant>,
+    /// It was this worker that told of the emergency last.
+    emergency_teller: bool,
+    /// A newer configuration has come, and no request since.
+    replaced: bool,
 }
 
 impl Gate {
+    /// Notes that a newer configuration has come, perhaps in place of this one, which then only
+    /// lives on for the streams that it has. Until a request shows that it is still in use, it
+    /// leaves the gauges and the emergency to the newer one: a tunnel may stay open for days.
+    pub const fn handle_replaced(&mut self) {
+        self.watched.replaced = true;
+    }
+
+    /// Notes that a request has come to this configuration.
+    pub(super) const fn note_use(&mut self) {
+        self.watched.replaced = false;
+    }
+
     /// Moves the breakers, and keeps their gauges true without traffic.
     pub(super) fn tick_breakers(&mut self, turn: &mut Turn<'_>) {
         let resend = self.watched.ticks.is_multiple_of(GAUGES_EVERY);
@@ -27,7 +43,7 @@ impl Gate {
             let before = breaker.state();
             breaker.handle_tick(turn.wall, turn.shared);
             let after = breaker.state();
-            if resend || before != after {
+            if (resend || before != after) && !self.watched.replaced {
                 self.metrics
                     .record(Metric::BreakerState(index), after.gauge());
             }
@@ -44,8 +60,10 @@ impl Gate {
             if !change.mine {
                 continue;
             }
-            self.metrics
-                .record(Metric::BreakerState(backend), change.to.gauge());
+            if !self.watched.replaced {
+                self.metrics
+                    .record(Metric::BreakerState(backend), change.to.gauge());
+            }
             let level = if change.to == State::Open {
                 self.metrics.add(Metric::BreakerTrips(backend), 1);
                 Level::Warn
@@ -82,33 +100,32 @@ impl Gate {
                 self.effects.push_back(Effect::Log(Level::Info, line));
             }
         }
-        let active = self.declared(turn.wall).cloned();
+        if self.watched.replaced {
+            return;
+        }
+        let active = self
+            .declared(turn.wall)
+            .map(|emergency| (emergency.mode, emergency.until));
         match (active, self.watched.emergency) {
-            (Some(emergency), told) => {
+            (Some((mode, until)), told) => {
                 if told.is_some_and(|told| turn.now.since(told) < EMERGENCY_EVERY) {
                     return;
                 }
                 self.watched.emergency = Some(turn.now);
                 self.metrics.record(Metric::EmergencyActive, 1);
                 let period = turn.wall.0.checked_div(EMERGENCY_EVERY_NANOS).unwrap_or(0);
-                if self.is_mine(turn, "emergency", period.max(1)) {
-                    let line = format!(
-                        "emergency {} is active until {}: {}",
-                        emergency.mode.code(),
-                        rfc3339(emergency.until),
-                        emergency.reason,
-                    );
-                    self.effects.push_back(Effect::Log(Level::Warn, line));
+                self.watched.emergency_teller = self.is_mine(turn, "emergency", period.max(1));
+                if self.watched.emergency_teller {
+                    let (mode, until) = (mode.code(), rfc3339(until));
+                    self.tell_emergency(&[mode, " is active until ", &until]);
                 }
             }
             (None, Some(_)) => {
                 self.watched.emergency = None;
+                self.watched.emergency_teller = false;
                 self.metrics.record(Metric::EmergencyActive, 0);
                 if self.is_mine(turn, "emergency", 0) {
-                    let reason = self.config.emergency.as_ref();
-                    let reason = reason.map_or("", |emergency| &*emergency.reason);
-                    let line = format!("emergency is over: {reason}");
-                    self.effects.push_back(Effect::Log(Level::Warn, line));
+                    self.tell_emergency(&["is over"]);
                 }
             }
             (None, None) => {
@@ -117,6 +134,22 @@ impl Gate {
                 }
             }
         }
+    }
+
+    /// Tells that an emergency ends because its configuration does.
+    pub(super) fn tell_end(&mut self, wall: Wall) {
+        if self.watched.emergency_teller && self.declared(wall).is_some() {
+            self.tell_emergency(&["ends with its configuration"]);
+        }
+    }
+
+    /// Tells something of the emergency, and why there is one.
+    fn tell_emergency(&mut self, what: &[&str]) {
+        let Some(emergency) = &self.config.emergency else {
+            return;
+        };
+        let line = ["emergency ", &what.concat(), ": ", &emergency.reason].concat();
+        self.effects.push_back(Effect::Log(Level::Warn, line));
     }
 
     /// Whether this worker is the first of the process to speak of a state of this configuration.

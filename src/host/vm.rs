@@ -58,6 +58,13 @@ pub(super) fn on_configure(root: u32) -> bool {
         }
         Ok(config) => {
             let gate = Gate::new(config, seed(root));
+            with(|vm| {
+                for other in vm.roots.values_mut() {
+                    if let Some(gate) = &mut other.gate {
+                        gate.handle_replaced();
+                    }
+                }
+            });
             with(|vm| match vm.roots.get_mut(&root) {
                 Some(known) => known.gate = Some(gate),
                 None => vm.roots.insert(

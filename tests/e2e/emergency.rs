@@ -2,7 +2,7 @@
 //! mode for one request, a local limit, and a page that says how the gate is.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use envoy_harness::eventually::eventually;
 use envoy_harness::{Connection, Fault, Protocol, Push, Request, Rig, send_all};
@@ -105,6 +105,8 @@ fn a_push_alone_bypasses_a_dead_backend_under_load_and_loses_no_request() {
         });
         rig.envoy()
             .expect_metric("quota_gate_emergency_active", &[], 0);
+        rig.envoy()
+            .expect_log_line("emergency ends with its configuration: INC-7: disk full");
         load.stop.store(true, Ordering::Relaxed);
     });
     rig.envoy().expect_decisions(&[
@@ -137,13 +139,14 @@ fn a_push_alone_lets_failures_through_and_denials_still_deny() {
 
 #[test]
 fn an_emergency_ends_by_itself_and_says_so() {
-    let rig = start(
-        Rig::builder()
-            .concurrency(2)
-            .plugin(emergency("fail_open", &in_seconds(4))),
-    );
+    let calm = config(&json!({"timeout": "500ms"}));
+    let rig = start(Rig::builder().concurrency(2).ecds().plugin(calm));
     rig.backend().fail(Fault::Status(500));
-    ask(&rig, "acme").send().expect_status(200);
+    let push = rig.push_config(&emergency("fail_open", &in_seconds(5)));
+    assert_eq!(push, Push::Accepted);
+    eventually("the failure is let through", || {
+        (ask(&rig, "acme").send().status == 200).then_some(())
+    });
     rig.envoy()
         .expect_metric("quota_gate_emergency_active", &[], 1);
     let line = rig.envoy().expect_log_line("emergency fail_open is active");

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use envoy_harness::eventually::eventually;
+use envoy_harness::eventually::{eventually, within};
 use envoy_harness::{Fault, Protocol, Push, Request, Rig};
 use serde_json::{Value, json};
 
@@ -173,6 +173,34 @@ fn a_push_with_other_breaker_settings_starts_anew() {
     });
     rig.envoy()
         .expect_metric("quota_gate_breaker_state", &[], 0);
+}
+
+#[test]
+fn a_tunnel_that_outlives_its_configuration_does_not_speak_for_the_new_one() {
+    let open = json!({"failure_mode": "fail_open"});
+    let rig = with_ecds(&with_breaker(&open, 1), 1);
+    rig.backend().fail(Fault::Status(500));
+    let mut tunnel = rig.raw();
+    tunnel.write(
+        "GET /ws HTTP/1.1\r\nhost: a\r\nx-tenant-id: acme\r\n\
+         connection: upgrade\r\nupgrade: websocket\r\n\r\n",
+    );
+    assert_eq!(tunnel.read_head().status, 101);
+    let gauge = || rig.envoy().metric("quota_gate_breaker_state", &[]);
+    rig.envoy()
+        .expect_metric("quota_gate_breaker_state", &[], 2);
+
+    push(&rig, &with_breaker(&open, 7));
+    rig.envoy()
+        .expect_metric("quota_gate_breaker_state", &[], 0);
+
+    // Each configuration sends its gauges once a second.
+    let changed = within(Duration::from_millis(1500), || {
+        (gauge() > 0.0).then_some(())
+    });
+    assert_eq!(changed, None);
+    tunnel.write("ping");
+    assert_eq!(tunnel.read(4), b"ping");
 }
 
 #[test]
