@@ -312,7 +312,7 @@ impl Gate {
         };
         self.abandon(&mut turn);
         self.count_tables();
-        self.tell_end(wall);
+        self.tell_end(&mut turn);
     }
 
     /// What the host has to do next; `None` when there is nothing left.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::breaker::State;
 use super::{Effect, Gate, Level, Turn};
 use crate::metrics::{Metric, Table};
-use crate::time::{Instant, Wall, millis, rfc3339};
+use crate::time::{Instant, millis, rfc3339};
 
 /// What a worker has already told of the gate's state.
 #[derive(Clone, Debug, Default)]
@@ -13,8 +13,6 @@ pub(super) struct Watched {
     ticks: u64,
     configuration: bool,
     emergency: Option<Instant>,
-    /// It was this worker that told of the emergency last.
-    emergency_teller: bool,
     /// A newer configuration has come, and no request since.
     replaced: bool,
 }
@@ -114,19 +112,13 @@ impl Gate {
                 self.watched.emergency = Some(turn.now);
                 self.metrics.record(Metric::EmergencyActive, 1);
                 let period = turn.wall.0.checked_div(EMERGENCY_EVERY_NANOS).unwrap_or(0);
-                self.watched.emergency_teller = self.is_mine(turn, "emergency", period.max(1));
-                if self.watched.emergency_teller {
-                    let (mode, until) = (mode.code(), rfc3339(until));
-                    self.tell_emergency(&[mode, " is active until ", &until]);
-                }
+                let what = [mode.code(), " is active until ", &rfc3339(until)].concat();
+                self.tell_emergency(turn, period.max(1), &what);
             }
             (None, Some(_)) => {
                 self.watched.emergency = None;
-                self.watched.emergency_teller = false;
                 self.metrics.record(Metric::EmergencyActive, 0);
-                if self.is_mine(turn, "emergency", 0) {
-                    self.tell_emergency(&["is over"]);
-                }
+                self.tell_emergency(turn, 0, "is over");
             }
             (None, None) => {
                 if self.watched.ticks == 1 {
@@ -137,19 +129,20 @@ impl Gate {
     }
 
     /// Tells that an emergency ends because its configuration does.
-    pub(super) fn tell_end(&mut self, wall: Wall) {
-        if self.watched.emergency_teller && self.declared(wall).is_some() {
-            self.tell_emergency(&["ends with its configuration"]);
+    pub(super) fn tell_end(&mut self, turn: &mut Turn<'_>) {
+        if self.watched.emergency.is_some() {
+            self.tell_emergency(turn, 0, "ends with its configuration");
         }
     }
 
-    /// Tells something of the emergency, and why there is one.
-    fn tell_emergency(&mut self, what: &[&str]) {
-        let Some(emergency) = &self.config.emergency else {
-            return;
-        };
-        let line = ["emergency ", &what.concat(), ": ", &emergency.reason].concat();
-        self.effects.push_back(Effect::Log(Level::Warn, line));
+    /// Tells of a new state of the emergency, and why there is one.
+    fn tell_emergency(&mut self, turn: &mut Turn<'_>, state: u64, what: &str) {
+        if self.is_mine(turn, "emergency", state)
+            && let Some(emergency) = &self.config.emergency
+        {
+            let line = ["emergency ", what, ": ", &emergency.reason].concat();
+            self.effects.push_back(Effect::Log(Level::Warn, line));
+        }
     }
 
     /// Whether this worker is the first of the process to speak of a state of this configuration.

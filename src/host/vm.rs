@@ -58,25 +58,17 @@ pub(super) fn on_configure(root: u32) -> bool {
         }
         Ok(config) => {
             let gate = Gate::new(config, seed(root));
+            abi::set_tick_period(u32::try_from(millis(TICK)).unwrap_or(1));
             with(|vm| {
                 for other in vm.roots.values_mut() {
                     if let Some(gate) = &mut other.gate {
                         gate.handle_replaced();
                     }
                 }
-            });
-            with(|vm| match vm.roots.get_mut(&root) {
-                Some(known) => known.gate = Some(gate),
-                None => vm.roots.insert(
-                    root,
-                    Root {
-                        gate: Some(gate),
-                        ..Root::default()
-                    },
-                ),
-            });
-            abi::set_tick_period(u32::try_from(millis(TICK)).unwrap_or(1));
-            true
+                let known = vm.roots.get_mut(&root);
+                known.map(|known| known.gate = Some(gate)).is_some()
+            })
+            .unwrap_or(false)
         }
     }
 }
