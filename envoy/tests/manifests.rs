@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use envoy_harness::{Backend, Envoy, Request, Upstream, module};
+use envoy_harness::{Backend, Envoy, Fault, Request, Rig, Upstream, module};
+use serde_json::{Map, Value, json};
 
 /// A manifest as it is in the repository.
 fn manifest(name: &str) -> String {
@@ -72,7 +73,7 @@ fn the_minimal_bootstrap_checks_each_request_and_fails_closed() {
     ask()
         .expect_status(429)
         .expect_json("/code", "quota_exceeded");
-    backend.fail(envoy_harness::Fault::Refuse);
+    backend.fail(Fault::Refuse);
     Request::new(envoy.listener("http"), "GET", "/")
         .header("x-api-key", "k2")
         .send()
@@ -130,6 +131,67 @@ fn the_full_bootstrap_takes_its_configuration_by_ecds_and_its_policies_from_the_
         .send()
         .expect_status(200)
         .expect_json("/healthy", true);
+}
+
+#[test]
+fn the_filter_works_with_the_published_capabilities_alone() {
+    let restriction = json!({"allowed_capabilities": published_capabilities()});
+    let plugin = json!({"capability_restriction_config": restriction});
+    let rig = allowed_and_denied(&plugin);
+    // Envoy 1.40 has moved the field.
+    let info = rig.envoy().admin_get("/server_info").json();
+    let version = info["version"].as_str().expect("a version").to_owned();
+    let minor = version
+        .split('.')
+        .nth(1)
+        .and_then(|minor| minor.parse::<u32>().ok());
+    if minor.expect("a version like hash/1.40.0/…") >= 40 {
+        let vm = json!({"vm_config": {"capability_restriction_config": restriction}});
+        let _rig = allowed_and_denied(&vm);
+    }
+}
+
+/// The list in the security notes, as users copy it.
+fn published_capabilities() -> Value {
+    let notes = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/security.md");
+    let notes = fs::read_to_string(notes).expect("the notes are there");
+    let (_, list) = notes
+        .split_once("allowed_capabilities:\n")
+        .expect("the list");
+    let names = list.lines().map_while(|line| line.strip_suffix(": {}"));
+    names
+        .map(|name| (name.trim().to_owned(), json!({})))
+        .collect::<Map<_, _>>()
+        .into()
+}
+
+fn allowed_and_denied(wasm: &Value) -> Rig {
+    let policy = json!({
+        "backend": "quota", "descriptor": [{"name": "key", "header": "x-api-key"}],
+        "failure_mode": "fail_closed",
+    });
+    let rig = Rig::builder()
+        .plugin(json!({
+            "backends": {"quota": {"cluster": "quota-backend"}}, "policies": {"p": policy},
+            "default_policy": "p", "host_budget": "1s",
+        }))
+        .wasm(wasm)
+        .start();
+    rig.backend().limit("key=k1", 1, Duration::from_secs(60));
+    let ask = || {
+        rig.request("POST", "/")
+            .header("x-api-key", "k1")
+            .body("hello")
+    };
+    ask().trailer("x-end", "1").send().expect_status(200);
+    ask().send().expect_status(429);
+    rig.envoy()
+        .expect_decisions(&[("within_quota", 1), ("quota_exceeded", 1)]);
+    assert_eq!(
+        rig.envoy().expect_access_log(2)[1].field("policy"),
+        Some("p")
+    );
+    rig
 }
 
 #[test]
