@@ -107,6 +107,21 @@ fn the_readme_shows_the_minimal_bootstrap_as_it_is_tested() {
 }
 
 #[test]
+fn every_promise_of_the_readme_has_its_tests() {
+    let readme = read("README.md");
+    let (_, table) = readme.split_once("| promise | |\n").expect("the promises");
+    let rows = table
+        .lines()
+        .skip(1)
+        .map_while(|line| line.strip_prefix("| `"));
+    let promises: Vec<&str> = rows.filter_map(|row| row.split('`').next()).collect();
+    assert!((5..=7).contains(&promises.len()), "{promises:?}");
+    for promise in promises {
+        read(&format!("tests/e2e/{promise}.rs"));
+    }
+}
+
+#[test]
 fn the_readme_names_every_reason_and_every_cause() {
     let readme = read("README.md");
     let reasons = AllowReason::ALL.map(AllowReason::code).into_iter();
