@@ -409,7 +409,7 @@ table! { lease LEASE "lease" "Units asked for ahead of need, per key and worker.
 
 table! { mode_header MODE_HEADER "failure_mode_header" "Who may choose a failure mode, and how." {
     NAME "name" Kind::Text(Form::TrustedHeader), Presence::Required,
-        "The header that holds a failure mode's word; it never goes on to the upstream.";
+        "The header that holds a failure mode's word; the upstream gets it, too.";
     TRUST "trust" Kind::Words(&["internal"]), Presence::Required,
         "Whom it is honoured from: `internal` is where Envoy says `x-envoy-internal: true`.";
 }}

@@ -13,7 +13,7 @@ use crate::gated::{Gated, by_path, config, merge, start};
 fn with_breaker(fields: &Value, breaker: &Value) -> Value {
     let mut settings = json!({
         "consecutive_failures": 3, "failure_rate": 1.0, "min_calls": 1000,
-        "open_for": "1s", "open_for_max": "2s", "half_open_calls": 1,
+        "open_for": "2s", "open_for_max": "3s", "half_open_calls": 1,
     });
     merge(&mut settings, breaker);
     let mut config = config(fields);
@@ -55,7 +55,7 @@ fn logged(rig: &Rig, change: &str) -> usize {
 
 #[test]
 fn it_opens_tries_opens_again_tries_again_and_closes() {
-    let fields = json!({"failure_mode": "fail_open", "timeout": "500ms"});
+    let fields = json!({"failure_mode": "fail_open", "timeout": "1500ms"});
     let config = with_breaker(&fields, &json!({"half_open_calls": 2}));
     let rig = start(Rig::builder().concurrency(2).plugin(config));
     assert_eq!(statuses(&rig, 2), [200, 200]);
@@ -82,7 +82,7 @@ fn it_opens_tries_opens_again_tries_again_and_closes() {
     // The second time both calls are answered, slowly enough for twenty requests to come first.
     rig.backend()
         .recover()
-        .fail(Fault::Delay(Duration::from_millis(300)));
+        .fail(Fault::Delay(Duration::from_millis(1000)));
     gauge(&rig, "quota", 1);
     drop(rig.backend().take());
     assert_eq!(statuses(&rig, 20), [200; 20]);

@@ -257,7 +257,8 @@ fn a_no_holds_only_for_requests_that_cost_as_much() {
 #[test]
 fn equal_checks_share_one_call() {
     let rig = gated(&json!({"cache": {"allow_ttl": "60s"}}));
-    rig.backend().fail(Fault::Delay(Duration::from_millis(400)));
+    rig.backend()
+        .fail(Fault::Delay(Duration::from_millis(1200)));
 
     assert_eq!(on_every_worker(&rig), [200; 24]);
 
@@ -278,7 +279,8 @@ fn checks_that_may_not_share_an_answer_do_not_share_a_call() {
 /// A rig whose backend takes its time, a leader that waits, and a follower that has joined it.
 fn joined(leader: impl Fn(&Rig) -> Request, follower: impl Fn(&Rig) -> Request) -> Joined {
     let rig = gated(&json!({"cache": {"allow_ttl": "60s"}}));
-    rig.backend().fail(Fault::Delay(Duration::from_millis(500)));
+    rig.backend()
+        .fail(Fault::Delay(Duration::from_millis(1200)));
     let leader = leader(&rig).start();
     rig.backend().expect_checks(1);
     let follower = follower(&rig).start();
@@ -327,7 +329,8 @@ fn a_follower_that_leaves_harms_nobody() {
 #[test]
 fn a_follower_with_an_earlier_deadline_leaves_alone() {
     let rig = gated(&json!({"cache": {"allow_ttl": "60s"}}));
-    rig.backend().fail(Fault::Delay(Duration::from_millis(800)));
+    rig.backend()
+        .fail(Fault::Delay(Duration::from_millis(1500)));
     let leader = request(&rig).start();
     rig.backend().expect_checks(1);
 
@@ -335,7 +338,7 @@ fn a_follower_with_an_earlier_deadline_leaves_alone() {
 
     follower
         .expect_grpc_status(14)
-        .expect_faster_than(Duration::from_millis(600));
+        .expect_faster_than(Duration::from_millis(1200));
     leader.wait().expect_status(200);
     rig.backend().expect_checks(1);
 }
@@ -343,7 +346,8 @@ fn a_follower_with_an_earlier_deadline_leaves_alone() {
 #[test]
 fn a_leader_with_an_earlier_deadline_leaves_alone() {
     let rig = gated(&json!({"cache": {"allow_ttl": "60s"}}));
-    rig.backend().fail(Fault::Delay(Duration::from_millis(800)));
+    rig.backend()
+        .fail(Fault::Delay(Duration::from_millis(1500)));
     let leader = hasty(&rig).start();
     rig.backend().expect_checks(1);
 

@@ -259,7 +259,13 @@ fn a_caller_from_inside_can_choose_the_failure_mode_of_one_request() {
     assert_eq!(chosen("open"), 503);
     ask(&rig, "acme").send().expect_status(503);
 
-    rig.upstream().expect_requests(1);
+    let seen = rig.upstream().expect_requests(1).remove(0);
+    assert_eq!(
+        seen.header_values("x-quota-decision"),
+        ["allow; reason=failed_open"]
+    );
+    // Proxies behind this one may go by the same word.
+    assert_eq!(seen.header_values("x-quota-failure-mode"), ["fail_open"]);
 }
 
 #[test]

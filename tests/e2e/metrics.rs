@@ -115,7 +115,8 @@ fn calls_that_are_not_made_are_failures_with_their_cause() {
     config["backends"]["lost"] = json!({"cluster": "no-such-cluster", "breaker": "off"});
     config["routes"] = json!([{"match": {"path_prefix": "/lost"}, "policy": "lost"}]);
     let rig = start(Rig::builder().plugin(config));
-    rig.backend().fail(Fault::Delay(Duration::from_millis(600)));
+    rig.backend()
+        .fail(Fault::Delay(Duration::from_millis(1500)));
 
     let first = rig.request("GET", "/").header("x-tenant-id", "a").start();
     rig.backend().expect_checks(1);
@@ -140,7 +141,8 @@ fn calls_that_are_not_made_are_failures_with_their_cause() {
 #[test]
 fn the_time_of_calls_is_a_histogram_and_calls_in_flight_are_a_gauge() {
     let rig = gated(&json!({}));
-    rig.backend().fail(Fault::Delay(Duration::from_millis(350)));
+    rig.backend()
+        .fail(Fault::Delay(Duration::from_millis(1100)));
     let requests = (0..5).map(|_| rig.request("GET", "/").header("x-tenant-id", "a").start());
     let waiting: Vec<_> = requests.collect();
     rig.envoy()
@@ -160,7 +162,7 @@ fn the_time_of_calls_is_a_histogram_and_calls_in_flight_are_a_gauge() {
         rig.envoy()
             .expect_metric("quota_gate_callout_duration_ms_bucket", &bucket, count);
     };
-    up_to("300", 0);
+    up_to("1000", 0);
     up_to("5000", 5);
 }
 

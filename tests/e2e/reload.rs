@@ -76,7 +76,7 @@ fn an_accepted_configuration_takes_over_on_every_worker() {
 
 #[test]
 fn a_request_under_way_ends_by_the_configuration_it_began_with() {
-    let rig = with_ecds(&config(&json!({"timeout": "800ms"})), 1);
+    let rig = with_ecds(&config(&json!({"timeout": "2500ms"})), 1);
     rig.backend().fail(Fault::Hang);
     let under_way = ask(&rig, "/old").start();
     rig.backend().expect_checks(1);
@@ -97,7 +97,8 @@ fn a_request_under_way_ends_by_the_configuration_it_began_with() {
 #[test]
 fn a_request_under_way_gets_its_answer_after_a_push() {
     let rig = with_ecds(&config(&json!({})), 1);
-    rig.backend().fail(Fault::Delay(Duration::from_millis(600)));
+    rig.backend()
+        .fail(Fault::Delay(Duration::from_millis(2500)));
     let under_way = ask(&rig, "/old").start();
     rig.backend().expect_checks(1);
 

@@ -4,9 +4,12 @@ mod allow_and_deny;
 mod breaker;
 mod cache;
 mod config_problems;
+mod denial;
 mod failure_mode;
+mod leases;
 mod timeouts;
 mod waiting;
+mod wire;
 mod world;
 
 // Plain `#[test]` functions run under Node, too.

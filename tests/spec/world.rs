@@ -94,6 +94,13 @@ impl Script {
         self
     }
 
+    pub(crate) fn body(mut self, text: &str) -> Self {
+        if let End::Reply { body, .. } = &mut self.end {
+            *body = text.as_bytes().to_vec();
+        }
+        self
+    }
+
     fn of(end: End) -> Self {
         Self {
             end,
@@ -107,6 +114,7 @@ impl Script {
 pub(crate) struct SeenCall {
     pub(crate) timeout_ms: u32,
     pub(crate) headers: Vec<(String, Vec<u8>)>,
+    pub(crate) body: String,
 }
 
 impl SeenCall {
@@ -396,6 +404,7 @@ impl World {
             headers: headers
                 .map(|(name, value)| (name.to_string(), value.to_vec()))
                 .collect(),
+            body: String::from_utf8(outgoing.message.body.clone()).unwrap(),
         });
         if matches!(script.end, End::Refused) {
             return self.end(worker, outgoing.id, script.end);
