@@ -13,8 +13,6 @@ pub(crate) struct Sent {
     pub(crate) steered: bool,
     pub(crate) key: Option<String>,
     pub(crate) status_page: bool,
-    /// Its route says that nobody is asked.
-    pub(crate) off: bool,
 }
 
 pub(crate) fn random(random: &mut Random, config: &Config) -> Sent {
@@ -26,7 +24,6 @@ pub(crate) fn random(random: &mut Random, config: &Config) -> Sent {
             steered: true,
             key: None,
             status_page: true,
-            off: false,
         };
     }
     let off = random.per_mille(20);
@@ -50,7 +47,6 @@ pub(crate) fn random(random: &mut Random, config: &Config) -> Sent {
             steered,
             key,
             status_page: false,
-            off: false,
         };
     }
     let policy = (!off).then_some(index);
@@ -60,7 +56,6 @@ pub(crate) fn random(random: &mut Random, config: &Config) -> Sent {
         steered,
         key,
         status_page: false,
-        off,
     }
 }
 

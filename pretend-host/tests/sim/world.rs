@@ -44,7 +44,6 @@ struct Expected {
     steered: bool,
     key: Option<String>,
     status_page: bool,
-    off: bool,
 }
 
 pub(crate) struct World<'m> {
@@ -144,7 +143,6 @@ impl<'m> World<'m> {
                 steered: sent.steered,
                 key: sent.key.clone(),
                 status_page: sent.status_page,
-                off: sent.off,
             };
             self.expected.insert(id, expected);
         }
@@ -282,13 +280,6 @@ impl<'m> World<'m> {
         }
         self.no_secret("the access log", note.as_bytes());
         match &stream.fate {
-            // Where nobody is to be asked, nothing is told either.
-            Some(Fate::Upstream) if note.is_empty() => {
-                self.count("off".into());
-                if !expected.off || stream.request.first("x-quota-decision").is_some() {
-                    self.broken(format!("{:?} passed without a word", stream.id));
-                }
-            }
             Some(Fate::Upstream) => {
                 self.count(format!("allow {reason}"));
                 let told: Vec<&[u8]> = stream.request.values("x-quota-decision").collect();
