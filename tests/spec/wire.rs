@@ -137,7 +137,7 @@ fn what_each_backend_says_is_read_as_it_means_it() {
 fn the_operator_may_say_what_a_status_means() {
     let mut config = config(&json!({}));
     config["backends"]["quota"]["statuses"] =
-        json!({"allow": [200], "deny": [403], "reject": ["4xx"]});
+        json!({"allow": [200], "deny": [403], "reject": [404]});
     let mut world = World::new(&config);
     for (status, reason) in [
         (200, "within_quota"),
@@ -163,9 +163,9 @@ fn what_is_left_of_the_limit_is_told_to_the_client() {
     world.run(10);
 
     let told = world.response_fields(stream);
-    assert_eq!(told[0], ("ratelimit", "\"gold\";r=7;t=30".to_owned()));
     assert_eq!(
-        told[1],
+        told[0],
         ("ratelimit-policy", "\"gold\";q=10;w=60".to_owned())
     );
+    assert_eq!(told[1], ("ratelimit", "\"gold\";r=7;t=30".to_owned()));
 }
