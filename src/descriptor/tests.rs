@@ -93,6 +93,17 @@ fn the_peers_address_loses_its_port() {
 }
 
 #[test]
+fn what_is_longer_than_any_address_is_none() {
+    let policy = policy_of(vec![entry("ip", Source::ClientIp { trusted_hops: 1 })]);
+    let longest = format!("{}%{}", "0000:".repeat(9), "a".repeat(16));
+
+    let request = get("/").with_header("x-forwarded-for", &longest);
+    assert_eq!(described(&policy, &request), pairs(&[("ip", &longest)]));
+    let request = get("/").with_header("x-forwarded-for", format!("0{longest}"));
+    assert_eq!(describe(&policy, &request), Err(MissingEntry { index: 0 }));
+}
+
+#[test]
 fn trusted_hops_are_counted_from_the_right() {
     for (hops, ip) in [(1, "3.3.3.3"), (2, "2.2.2.2"), (3, "1.1.1.1")] {
         let policy = policy_of(vec![entry("ip", Source::ClientIp { trusted_hops: hops })]);

@@ -348,6 +348,8 @@ mod tests {
         for (date, seconds) in [
             ("Sun, 06 Nov 1994 08:49:47 GMT", 10),
             ("Sun, 06 Nov 1994 08:49:27 GMT", 0),
+            // A leap second.
+            ("Sun, 06 Nov 1994 08:49:60 GMT", 23),
             ("Tue, 29 Feb 2000 00:00:00 GMT", 167_670_623),
             ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
         ] {

@@ -328,6 +328,15 @@ fn envoy_ratelimits_tightest_limit_is_told_and_no_limit_is_not() {
     let reply = decode(Preset::EnvoyRatelimit, 200, &[], body).unwrap();
     assert_eq!(reply.limits, limits(3, 2, 1, 1));
 
+    // Of two that are used up, the one that takes longer to come back.
+    let body = r#"{"overallCode":"OVER_LIMIT","statuses":[
+        {"code":"OVER_LIMIT","currentLimit":{"requestsPerUnit":3,"unit":"SECOND"},
+         "durationUntilReset":"1s"},
+        {"code":"OVER_LIMIT","currentLimit":{"requestsPerUnit":9,"unit":"DAY"},
+         "durationUntilReset":"80000s"}]}"#;
+    let reply = decode(Preset::EnvoyRatelimit, 429, &[], body).unwrap();
+    assert_eq!(reply.limits, limits(9, 0, 80_000, 86_400));
+
     for body in [
         r#"{"overallCode":"OK","statuses":[{"code":"OK"}]}"#,
         r#"{"overallCode":"OK"}"#,
