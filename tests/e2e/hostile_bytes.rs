@@ -105,6 +105,31 @@ fn a_thousand_headers_are_no_way_around() {
     expect_good(&rig);
 }
 
+/// A request too large to be looked through would hide its second value.
+#[test]
+fn a_second_value_behind_three_thousand_headers_is_seen() {
+    let rig = gated(&json!({}));
+    let one = (0..3000).fold(
+        rig.request("GET", "/").header("x-tenant-id", "good"),
+        |request, number| request.header(&format!("x-{number}"), "1"),
+    );
+    let twice = one.clone().header("x-tenant-id", "other");
+
+    one.clone().send().expect_status(200);
+    one.h2().send().expect_status(200);
+    twice.clone().send().expect_status(401);
+    twice.h2().send().expect_status(401);
+
+    let huge = (0..15).fold(rig.request("GET", "/"), |request, number| {
+        request.header(&format!("x-{number}"), "v".repeat(60_000))
+    });
+    huge.header("x-tenant-id", "huge").send().expect_status(200);
+    assert_eq!(
+        rig.backend().expect_checks(3)[2].entry("tenant"),
+        Some("huge")
+    );
+}
+
 #[test]
 fn a_descriptor_of_60_kb_is_checked_or_denied_but_not_let_through() {
     let rig = gated(&json!({}));
