@@ -153,7 +153,8 @@ fn a_body_is_held_until_the_decision_whatever_the_option() {
     for allow in [false, true] {
         let builder = Rig::builder().plugin(config(&json!({})));
         let rig = start(builder.allow_on_headers_stop_iteration(allow));
-        rig.backend().fail(Fault::Status(429));
+        rig.backend().limit("", 0, Duration::from_secs(60));
+        rig.backend().fail(Fault::Delay(Duration::from_millis(300)));
 
         let upload = rig
             .request("POST", "/")

@@ -148,6 +148,26 @@ fn an_expected_timeout_counts_only_from_a_trusted_hop() {
     }
 }
 
+/// A client behind other proxies is no trusted hop either.
+#[test]
+fn an_expected_timeout_from_behind_a_proxy_does_not_count() {
+    let plugin = config(&json!({"timeout": "2500ms"}));
+    let rig = start(
+        Rig::builder()
+            .plugin(plugin)
+            .hcm(&json!({"use_remote_address": false})),
+    );
+    rig.backend().fail(Fault::Hang);
+
+    let request = rig.request("GET", "/").header("x-tenant-id", "a");
+    let request = request.header("x-forwarded-for", "203.0.113.7");
+    let response = request
+        .header("x-envoy-expected-rq-timeout-ms", "300")
+        .send();
+
+    response.expect_status(503).expect_slower_than(ms(2499));
+}
+
 /// One call for a key at a time, where answers may be used again.
 fn joined(timeout: &str) -> Value {
     json!({"cache": {"allow_ttl": "60s"}, "timeout": timeout})
