@@ -30,6 +30,32 @@ fn memory_is_flat_over_any_number_of_keys() {
     assert!(host.metrics().counter("quota_gate.evictions.table.cache") > 0);
 }
 
+#[test]
+fn memory_is_flat_over_configuration_pushes() {
+    let module = Module::from_env("cargo xtask test pretend").unwrap();
+    let mut host = Host::new(&module, CONFIG.as_bytes(), Options::default(), backend).unwrap();
+    send(&mut host, 0..PUSH_EVERY);
+    push(&mut host, 1);
+    let warm = host.memory(0);
+
+    for number in 2..5 {
+        push(&mut host, number);
+    }
+
+    assert_eq!(host.memory(0), warm);
+    assert_eq!(host.roots(0), 1);
+    assert_eq!(host.traps(), [""; 0]);
+}
+
+/// Another configuration, whose tables begin anew; the old one's go with its last stream.
+fn push(host: &mut Host<'_>, number: u64) {
+    let budget = format!("\"{}ms\"", 1000 + number);
+    let config = CONFIG.replace("\"1s\"\n}", &format!("{budget}\n}}"));
+    assert_ne!(config, CONFIG);
+    host.push(config.as_bytes(), 0).unwrap();
+    send(host, number * PUSH_EVERY..(number + 1) * PUSH_EVERY);
+}
+
 /// What a proxy holds for a worker, and never gives back.
 #[derive(Debug, Eq, PartialEq)]
 struct Held {
@@ -93,6 +119,9 @@ fn requests() -> u64 {
 
 /// Every table is full and has let go of entries: 10,000 decisions and 10,000 leases.
 const WARM_UP: u64 = 45_000;
+
+/// Some thousands of entries in each table.
+const PUSH_EVERY: u64 = 10_000;
 
 const CONFIG: &str = r#"{
   "backends": {"live": {"cluster": "live"}, "dead": {"cluster": "dead"}},
