@@ -21,6 +21,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use envoy_harness::Rig;
+use envoy_harness::eventually::{PATIENCE, within};
 
 use crate::page::Page;
 use crate::scenes::SCENES;
@@ -79,6 +80,14 @@ fn start() -> Result<Rig> {
         .ecds()
         .plugin(plugin::configuration())
         .try_start()?;
+    // Envoy starts all the same when it can't use what comes by ECDS; the filter says when it runs.
+    let in_use = || rig.envoy().log_lines("quota_gate: configuration ").pop();
+    if within(PATIENCE, in_use).is_none() {
+        bail!(
+            "Envoy does not take the filter; its log:\n{}",
+            rig.envoy().log()
+        );
+    }
     scenes::stock(rig.backend());
     Ok(rig)
 }

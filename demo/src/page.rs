@@ -89,8 +89,8 @@ impl Page {
 
     /// Whether a scene came out as told, and if not, what was expected and got.
     pub(crate) fn verdict(&self, mistakes: &[String]) {
+        println!();
         if mistakes.is_empty() {
-            println!();
             self.labelled("ok", Some(Ink::Green), "as told");
         }
         for mistake in mistakes {
