@@ -59,7 +59,8 @@ impl Gate {
         }
     }
 
-    /// Counts everything in flight as unanswered.
+    /// Counts everything in flight as unanswered. The calls are forgotten with it, for the gauge of
+    /// calls in flight is the process's and outlives the gate.
     pub(super) fn abandon(&mut self, turn: &mut Turn<'_>) {
         while let Some(stream) = self.pending.any_waiter() {
             let Some(waiter) = self.pending.release(stream) else {
@@ -153,8 +154,8 @@ impl Gate {
         };
         match reply.outcome {
             ReplyOutcome::Granted { units: granted } => {
-                self.remember(turn.now, call, reply, units);
                 let units = granted.unwrap_or(units).min(units);
+                self.remember(turn.now, call, reply, units);
                 self.leases.granted(
                     turn.now,
                     key,

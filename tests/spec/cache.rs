@@ -170,3 +170,27 @@ fn checks_of_different_cost_do_not_share_a_call() {
     assert_eq!(costs, [Some("1".to_owned()), Some("2".to_owned())]);
     world.run(60);
 }
+
+#[test]
+fn a_lease_that_was_granted_in_part_is_a_yes_to_no_more_than_that() {
+    let lease = json!({"cache": {"allow_ttl": "1s"}, "lease": {"max_units": 50, "ttl": "1s"}});
+    let mut world = World::new(&config(&lease));
+    let unkept = Script::allow().header("cache-control", "no-store");
+    world.next_calls([unkept.clone(), unkept.clone(), unkept.clone(), unkept]);
+    for _ in 0..4 {
+        assert_eq!(world.ask(&get("acme")).reason, "within_quota");
+    }
+
+    world.next_calls([
+        Script::allow().header("x-quota-granted", "0"),
+        Script::deny(),
+    ]);
+    let end = world.ask(&get("acme"));
+
+    assert_eq!(
+        world.calls[4].header("x-quota-cost-min").as_deref(),
+        Some("1")
+    );
+    assert_eq!(end.reason, "quota_exceeded");
+    assert_eq!(world.calls.len(), 6);
+}

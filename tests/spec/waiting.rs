@@ -89,3 +89,17 @@ fn pending_calls_are_counted_up_and_down() {
     world.run(100);
     assert_eq!(world.metric("pending", "backend.quota"), 0);
 }
+
+#[test]
+fn a_gate_that_is_forgotten_leaves_no_call_in_the_gauge() {
+    let mut world = World::new(&config(&json!({})));
+    world.backend(Script::hang());
+    let stream = world.request(&get("a"));
+    world.run(40);
+    assert_eq!(world.metric("pending", "backend.quota"), 1);
+
+    world.forget(0);
+
+    assert_eq!(world.end_of(stream).unwrap().cause, Some("timeout"));
+    assert_eq!(world.metric("pending", "backend.quota"), 0);
+}

@@ -272,6 +272,12 @@ impl World {
         self.drain(worker);
     }
 
+    /// The host forgets a worker's gate, as it does after a push.
+    pub(crate) fn forget(&mut self, worker: usize) {
+        self.workers[worker].handle_end(self.now, &mut self.shared);
+        self.drain(worker);
+    }
+
     /// Lets time pass.
     pub(crate) fn run(&mut self, millis: u64) {
         let until = self.now.after(Duration::from_millis(millis));
