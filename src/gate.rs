@@ -116,6 +116,23 @@ pub struct Release {
     pub log_state: Rc<str>,
 }
 
+/// What a gate's bounded tables hold.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Holdings {
+    /// Answers remembered.
+    pub answers: usize,
+    /// What they weigh, keys included.
+    pub answer_bytes: usize,
+    /// Keys that leases are known for.
+    pub leases: usize,
+    /// What they weigh, keys included.
+    pub lease_bytes: usize,
+    /// Units held for all keys together.
+    pub lease_units: u64,
+    /// The most units that are held for one key.
+    pub lease_units_most: u64,
+}
+
 /// A request's check, as far as it is known before it is made.
 #[derive(Debug)]
 struct Ask {
@@ -351,6 +368,20 @@ impl Gate {
         let backend = self.pending.backend_of(call);
         let wire = backend.and_then(|backend| self.wires.get(backend));
         wire.is_some_and(Wire::reads_body)
+    }
+
+    /// What the bounded tables hold at present.
+    #[must_use]
+    pub fn holdings(&self) -> Holdings {
+        let (lease_units, lease_units_most) = self.leases.held_in_all();
+        Holdings {
+            answers: self.cache.len(),
+            answer_bytes: self.cache.bytes(),
+            leases: self.leases.len(),
+            lease_bytes: self.leases.bytes(),
+            lease_units,
+            lease_units_most,
+        }
     }
 
     /// What the response of a stream is to tell of its limit; empty for most.

@@ -281,6 +281,15 @@ impl Leases {
         self.table.find(key).map_or(0, Lease::left)
     }
 
+    /// Units held for all keys together, and the most that are held for one.
+    #[must_use]
+    pub fn held_in_all(&self) -> (u64, u64) {
+        let held = self.table.values().map(Lease::left);
+        held.fold((0, 0), |(sum, most), units| {
+            (units.saturating_add(sum), units.max(most))
+        })
+    }
+
     /// Keys known.
     #[must_use]
     pub fn len(&self) -> usize {

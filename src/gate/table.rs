@@ -108,6 +108,11 @@ impl<V> Table<V> {
         self.slots.get(place.0)?.as_ref().map(|slot| &slot.value)
     }
 
+    /// Every value.
+    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
+        self.slots.iter().flatten().map(|slot| &slot.value)
+    }
+
     /// The place after this one, round and round; `None` when the table never held anything.
     pub(super) fn after(&self, place: Place) -> Option<Place> {
         let next = place.0.saturating_add(1);
