@@ -178,7 +178,7 @@ impl Step {
                 tally,
             ),
             Self::Spec => run_tests(cargo("test").args(["--test", "spec"]), keep_going, tally),
-            Self::Sim => run_tests(cargo("test").args(["--test", "sim"]), keep_going, tally),
+            Self::Sim => sim(keep_going, tally),
             Self::Wasm => in_wasm(tools, keep_going, tally),
             Self::Module => build::build(tools.wasm()?)?.check(),
             Self::Costs => in_pretend_host(tools, &["costs"], keep_going, tally),
@@ -210,6 +210,17 @@ fn clippy(wasm: &WasmCargo) -> Result<()> {
     }
     println!("no clippy comes with this compiler for wasm32: the host module is only compiled");
     check(wasm.command("check").args(["--lib"]), "the lines above")
+}
+
+/// More seeds than a plain `cargo test` tries, in a profile that has the time for them.
+fn sim(keep_going: bool, tally: &mut Tally) -> Result<()> {
+    let mut command = cargo("test");
+    command.args(["--profile", "sim", "--test", "sim"]);
+    if env::var_os("SIM_SEEDS").is_none() {
+        command.env("SIM_SEEDS", "2500");
+    }
+    // What was injected is to be seen; a failing test shows the rest.
+    run_tests(command.args(["--", "--show-output"]), keep_going, tally)
 }
 
 fn in_wasm(tools: &Tools, keep_going: bool, tally: &mut Tally) -> Result<()> {
