@@ -24,12 +24,19 @@ struct Row {
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn rows() -> Vec<Row> {
-    let down = || Some(Fault::Status(500));
+    allowed().into_iter().chain(others()).collect()
+}
+
+fn down() -> Option<Fault> {
+    Some(Fault::Status(500))
+}
+
+fn allowed() -> Vec<Row> {
     let local = json!({
         "failure_mode": "fail_local",
         "local_limit": {"units": 1, "per": "1h", "burst": 1},
     });
-    let mut rows = vec![
+    vec![
         row(
             "/within",
             json!({}),
@@ -72,8 +79,11 @@ fn rows() -> Vec<Row> {
             down(),
             (200, 0, "allow reason=failed_local cause=status status=500"),
         ),
-    ];
-    rows.extend([
+    ]
+}
+
+fn others() -> Vec<Row> {
+    vec![
         row(
             "/shadow",
             json!({"enforcement": "shadow"}),
@@ -127,8 +137,7 @@ fn rows() -> Vec<Row> {
                 "deny reason=quota_unavailable cause=status status=500",
             ),
         ),
-    ]);
-    rows
+    ]
 }
 
 fn row(

@@ -184,7 +184,7 @@ fn with_two_trusted_hops_it_is_the_one_that_the_proxy_in_front_saw() {
 
 #[test]
 fn without_an_address_of_its_own_envoy_leaves_the_field_as_the_client_sent_it() {
-    // With use_remote_address off the rightmost is the proxy's in front, and the peer is still real.
+    // With use_remote_address off the rightmost is the proxy's in front; the peer is still real.
     let rig = by_address(1, &json!({"use_remote_address": false}));
 
     assert_eq!(

@@ -457,7 +457,7 @@ fn many_clients_that_leave_leave_nothing_behind() {
         let request = rig
             .request("GET", "/")
             .header("x-tenant-id", number.to_string());
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             request
         } else {
             request.h2()
@@ -609,9 +609,13 @@ fn a_storm_over_two_workers_is_counted_to_the_last_request() {
     let rig = start(builder.concurrency(2));
     rig.backend().limit("tenant=over", 0, MINUTE);
     let ask = |number: usize| {
-        let tenant = if number % 3 == 0 { "over" } else { "good" };
+        let tenant = if number.is_multiple_of(3) {
+            "over"
+        } else {
+            "good"
+        };
         let request = rig.request("GET", "/").header("x-tenant-id", tenant);
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             request
         } else {
             request.h2()
