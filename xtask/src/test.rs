@@ -251,7 +251,10 @@ fn in_pretend_host(
     for test in tests {
         command.args(["--test", test]);
     }
-    command.env("QUOTA_GATE_WASM", paths::module());
+    // The table of costs, the seeds and the faults are to be seen when all is well, too.
+    command
+        .env("QUOTA_GATE_WASM", paths::module())
+        .env("RUST_TEST_NOCAPTURE", "1");
     run_tests(&mut command, keep_going, tally)
 }
 
