@@ -3,6 +3,7 @@
 //! One file per concern:
 //! - `setup`: everything a machine needs, fetched once (wasm target, Envoy, test runner)
 //! - `build`: the shipped module `dist/quota_gate.wasm`, held to its interface and size
+//! - `check`: judges a configuration, or whatever holds one
 //! - `demo`: the guided tour
 //! - `test`: every check that CI runs
 //! - `tidy`: house rules over the repository's files; `deny`: what dependencies may be
@@ -11,6 +12,7 @@
 //! - `paths`: where things are; `process`: running commands; `say`: telling what goes on
 
 mod build;
+mod check;
 mod demo;
 mod deny;
 mod interface;
@@ -41,6 +43,8 @@ struct Cli {
 enum Command {
     /// Build dist/quota_gate.wasm; print its size, imports and exports
     Build(build::Args),
+    /// Judge a configuration, or the bootstrap or manifest that holds one
+    Check(check::Args),
     /// Take the guided tour: Envoy, a quota backend and the filter at work
     Demo(demo::Args),
     /// Write envoy/quota-gate.schema.json and docs/reference.md
@@ -66,6 +70,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Build(args) => build::run(&args)?,
+        Command::Check(args) => return Ok(check::run(&args)),
         Command::Demo(args) => return demo::run(&args),
         Command::Reference(args) => reference::run(&args)?,
         Command::Setup(args) => setup::run(&args)?,
