@@ -23,7 +23,9 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use finding::Severity;
-use survey::{Survey, survey};
+pub(crate) use metadata::encode as encode_metadata;
+pub(crate) use survey::{Survey, survey};
+pub(crate) use tree::read as read_tree;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

@@ -4,6 +4,7 @@
 //! - `setup`: everything a machine needs, fetched once (wasm target, Envoy, test runner)
 //! - `build`: the shipped module `dist/quota_gate.wasm`, held to its interface and size
 //! - `check`: judges a configuration, or whatever holds one
+//! - `explain`: what would happen to a request, and why
 //! - `demo`: the guided tour
 //! - `test`: every check that CI runs
 //! - `tidy`: house rules over the repository's files; `deny`: what dependencies may be
@@ -15,6 +16,7 @@ mod build;
 mod check;
 mod demo;
 mod deny;
+mod explain;
 mod interface;
 #[cfg(test)]
 mod manifests;
@@ -45,6 +47,8 @@ enum Command {
     Build(build::Args),
     /// Judge a configuration, or the bootstrap or manifest that holds one
     Check(check::Args),
+    /// Tell what would happen to a request, and why
+    Explain(explain::Args),
     /// Take the guided tour: Envoy, a quota backend and the filter at work
     Demo(demo::Args),
     /// Write envoy/quota-gate.schema.json and docs/reference.md
@@ -71,6 +75,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Build(args) => build::run(&args)?,
         Command::Check(args) => return Ok(check::run(&args)),
+        Command::Explain(args) => return Ok(explain::run(&args)),
         Command::Demo(args) => return demo::run(&args),
         Command::Reference(args) => reference::run(&args)?,
         Command::Setup(args) => setup::run(&args)?,

@@ -159,7 +159,9 @@ impl Sources {
             let config = term::Config::default();
             match term::emit_into_string(&config, &shown, &diagnostic) {
                 Ok(told) => text.push_str(&told),
-                Err(error) => drop(writeln!(text, "{}: {error}", finding.message)),
+                Err(error) => {
+                    let _infallible = writeln!(text, "{}: {error}", finding.message);
+                }
             }
         }
         text
