@@ -37,7 +37,11 @@ pub(super) fn classify(end: CallEnd<'_>, late: bool) -> Result<RawReply<'_>, Che
 
 /// Whether a call that ended after `elapsed` had all the time it was given.
 pub(super) fn is_late(elapsed: Duration, timeout: Duration) -> bool {
-    elapsed.saturating_add(TIMER_SLACK) >= timeout
+    let slack = timeout
+        .checked_div(8)
+        .unwrap_or(TIMER_SLACK)
+        .min(TIMER_SLACK);
+    elapsed.saturating_add(slack) >= timeout
 }
 
 /// Envoy's answer when the callout's own timeout is over.
@@ -46,8 +50,9 @@ const TIMEOUT: u16 = 504;
 /// Envoy's answer when the cluster's `max_stream_duration` is over.
 const STREAM_TOO_LONG: u16 = 408;
 
-/// Envoy's timers count whole milliseconds, and may fire one early by our clock.
-const TIMER_SLACK: Duration = Duration::from_millis(1);
+/// Envoy's timers count from when the event loop last looked at the clock, so by ours they fire
+/// early by as long as it has been busy since.
+const TIMER_SLACK: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
 mod tests {
@@ -77,7 +82,10 @@ mod tests {
         assert_eq!(cause(CallEnd::Broken, false), Some(CheckError::Unreachable));
         assert_eq!(cause(CallEnd::Broken, true), Some(CheckError::Timeout));
         let timeout = Duration::from_millis(50);
-        assert!(!is_late(Duration::from_millis(48), timeout));
-        assert!(is_late(Duration::from_micros(49_200), timeout));
+        assert!(!is_late(Duration::from_millis(43), timeout));
+        assert!(is_late(Duration::from_millis(44), timeout));
+        let timeout = Duration::from_secs(1);
+        assert!(!is_late(Duration::from_millis(989), timeout));
+        assert!(is_late(Duration::from_millis(990), timeout));
     }
 }
