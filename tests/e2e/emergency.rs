@@ -13,7 +13,7 @@ use crate::gated::{Gated, by_path, config, gated, start};
 
 /// The time in so many seconds, as an operator writes it. The clock is that of the file system.
 fn in_seconds(seconds: u64) -> String {
-    let file = tempfile_now();
+    let file = file_time();
     let since = file
         .duration_since(SystemTime::UNIX_EPOCH)
         .expect("a time after 1970");
@@ -346,9 +346,11 @@ fn the_local_limit_grows_back() {
 }
 
 /// The time as the file system has it: of a file that has just been made.
-fn tempfile_now() -> SystemTime {
-    let path = std::env::temp_dir().join(format!("quota-gate-now-{}", std::process::id()));
+fn file_time() -> SystemTime {
+    let (process, thread) = (std::process::id(), std::thread::current().id());
+    let path = std::env::temp_dir().join(format!("quota-gate-now-{process}-{thread:?}"));
     std::fs::write(&path, b"now").expect("a file");
     let modified = std::fs::metadata(&path).and_then(|meta| meta.modified());
+    drop(std::fs::remove_file(&path));
     modified.expect("the time of a file")
 }

@@ -4,7 +4,7 @@
 use envoy_harness::{Fault, Rig, Route};
 use serde_json::{Value, json};
 
-use crate::gated::{Gated, by_path, config, merge, start};
+use crate::gated::{Gated, by_path, config, start};
 
 /// A fail-closed default whose backend is down, an open policy, and these routes.
 fn with_routes(routes: &[(&str, Value)]) -> Gated {
@@ -182,7 +182,7 @@ fn metadata_that_is_not_valid_never_opens_a_route() {
 
 #[test]
 fn each_mistake_in_metadata_is_logged_by_its_name() {
-    // A line a second at most: so each has an Envoy's first line, three of the kinds will do.
+    // A line a second at most: each of these few is the first of an Envoy of its own.
     for (metadata, told) in traps().into_iter().step_by(8) {
         let rig = with_routes(&[("/trap", metadata)]);
 
@@ -258,8 +258,6 @@ fn envoys_own_switch_leaves_the_filter_out() {
 #[test]
 fn what_a_client_sends_does_not_choose_another_route_after_the_decision() {
     // Setting a header makes Envoy choose the route anew; what the client sent is gone by then.
-    let mut free = json!({"policy": "off"});
-    merge(&mut free, &json!({}));
     let route = Route::path("/x").with_header("x-quota-decision", "allow; reason=bypassed");
     let rig = start(
         Rig::builder()
