@@ -158,14 +158,14 @@ fn read_property(text: &str, config: &Config) -> Result<(Vec<String>, Vec<u8>)> 
         .with_context(|| format!("`{text}` is no `path=value`"))?;
     let path: Vec<String> = path.split('/').map(str::to_owned).collect();
     let entries = config.policies.iter().flat_map(|own| own.descriptor.iter());
-    let wanted = entries.filter_map(|entry| match &entry.source {
+    let mut wanted = entries.filter_map(|entry| match &entry.source {
         Source::Property {
             path: own,
             value_type,
         } if *own == path => Some(*value_type),
         _ => None,
     });
-    let bytes = match wanted.last() {
+    let bytes = match wanted.next_back() {
         Some(PropertyType::Number) => {
             let number: f64 = value
                 .parse()
@@ -308,7 +308,7 @@ impl Told {
             }
         }
         let cost = descriptor::cost(policy, request);
-        let cost = cost.map_or("no value".to_owned(), |units| several(units));
+        let cost = cost.map_or_else(|| "no value".to_owned(), several);
         self.line("cost", &cost);
     }
 

@@ -60,15 +60,33 @@ impl Plugin {
         let bytes = node.text().unwrap_or_default().as_bytes().to_vec();
         let source = sources.text(node.file);
         let tree = node.inner(source);
-        if let Err(error) = value::Value::from_json(&bytes)
-            && !bytes.trim_ascii().is_empty()
-        {
-            let at = offset(&bytes, error.line(), error.column());
+        if let Some((at, error)) = fault(&bytes) {
             let at = node.place_in(source, at).unwrap_or(node.span.start);
-            findings.push(not_json(sources, node.file, at, &error.to_string()));
+            match &tree {
+                Some(tree) => hide_secrets(sources, tree),
+                // Nobody can say where the values are.
+                None => sources.hide(node),
+            }
+            findings.push(not_json(sources, node.file, at, &error));
             return Self::new(holder, tree.unwrap_or_else(|| node.clone()), None);
         }
         let tree = tree.unwrap_or_else(|| node.clone());
+        Self::judge(sources, tree, &bytes, holder, findings)
+    }
+
+    /// Judges a configuration that is the whole of a JSON file.
+    pub(crate) fn from_file(
+        sources: &mut Sources,
+        tree: Node,
+        holder: &str,
+        findings: &mut Vec<Finding>,
+    ) -> Self {
+        let bytes = sources.text(tree.file).as_bytes().to_vec();
+        if let Some((at, error)) = fault(&bytes) {
+            hide_secrets(sources, &tree);
+            findings.push(not_json(sources, tree.file, at, &error));
+            return Self::new(holder, tree, None);
+        }
         Self::judge(sources, tree, &bytes, holder, findings)
     }
 
@@ -130,6 +148,13 @@ fn not_json(sources: &Sources, file: usize, at: usize, error: &str) -> Finding {
     Finding::error("unreadable", place, "configuration")
         .says(format!("the configuration is not JSON: {error}"))
         .help("the filter reads JSON, without comments and trailing commas")
+}
+
+/// What of a text is not JSON, and where.
+fn fault(bytes: &[u8]) -> Option<(usize, String)> {
+    let error = value::Value::from_json(bytes).err()?;
+    let at = offset(bytes, error.line(), error.column());
+    (!bytes.trim_ascii().is_empty()).then(|| (at, error.to_string()))
 }
 
 /// The byte of a line and column, both from 1.

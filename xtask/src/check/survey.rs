@@ -118,12 +118,11 @@ impl Survey {
 
     /// A file that is a plugin configuration, and nothing else.
     fn bare(&mut self, document: &Node) {
-        let text = self.sources.text(document.file).to_owned();
+        let text = self.sources.text(document.file);
         let is_json = text.trim_start().starts_with('{');
         let findings = &mut self.findings;
         let plugin = if is_json {
-            let bytes = text.as_bytes();
-            Plugin::judge(&mut self.sources, document.clone(), bytes, BARE, findings)
+            Plugin::from_file(&mut self.sources, document.clone(), BARE, findings)
         } else {
             Plugin::from_tree(&mut self.sources, document.clone(), BARE, findings)
         };

@@ -228,6 +228,23 @@ fn a_configuration_that_is_not_json_is_told_with_its_line_in_the_outer_file() {
 }
 
 #[test]
+fn what_yaml_takes_but_json_does_not_is_told_where_it_stands() {
+    let survey = of("{\"host_budget\": \"1s\",\n \"default_policy\": \"off\",}\n");
+
+    assert_eq!(lines(&survey), [(2, "unreadable")]);
+}
+
+#[test]
+fn a_text_that_nobody_can_read_is_not_shown() {
+    let text = std::fs::read_to_string(manifest("minimal.yaml")).unwrap();
+    let mut survey = of(&text.replace("{\"cluster\": \"quota-backend\"}", "{\"s3cret\": ]}"));
+    survey.findings.retain(|found| found.rule == "unreadable");
+
+    assert_eq!(survey.findings.len(), 1);
+    assert!(!printed(&survey).contains("s3cret"));
+}
+
+#[test]
 fn two_plugins_may_name_their_backends_alike() {
     let text = std::fs::read_to_string(manifest("minimal.yaml")).unwrap();
     let (before, rest) = text.split_once("  - name: http\n").unwrap();

@@ -147,7 +147,7 @@ impl Node {
 
     /// Moves every place into another text: `map` has the place of each byte there.
     fn move_by(&mut self, map: &[usize]) {
-        let place = |at: usize| map.get(at).or(map.last()).copied().unwrap_or(0);
+        let place = |at: usize| map.get(at).or_else(|| map.last()).copied().unwrap_or(0);
         let end = place(self.span.end.saturating_sub(1)).saturating_add(1);
         let start = place(self.span.start);
         self.span = start..end.max(start);
@@ -192,7 +192,7 @@ impl Node {
     /// The place in the file of a byte of this text.
     pub(crate) fn place_in(&self, source: &str, at: usize) -> Option<usize> {
         let map = self.places_of(self.text()?, source)?;
-        map.get(at).or(map.last()).copied()
+        map.get(at).or_else(|| map.last()).copied()
     }
 
     fn places_of(&self, text: &str, source: &str) -> Option<Vec<usize>> {
