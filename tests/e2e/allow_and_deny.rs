@@ -23,108 +23,69 @@ struct Row {
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-fn rows() -> Vec<Row> {
-    allowed().into_iter().chain(others()).collect()
-}
-
-fn down() -> Option<Fault> {
-    Some(Fault::Status(500))
-}
-
-fn allowed() -> Vec<Row> {
-    let local = json!({
-        "failure_mode": "fail_local",
-        "local_limit": {"units": 1, "per": "1h", "burst": 1},
-    });
+/// What the backend said, now or earlier, or nothing that needs asking.
+fn answered() -> Vec<Row> {
+    let lease = json!({"lease": {"max_units": 10, "ttl": "60s"}});
+    let cache = json!({"cache": {"allow_ttl": "60s"}});
+    let shadow = json!({"enforcement": "shadow"});
+    let over = Some(Fault::Status(429));
     vec![
         row(
             "/within",
             json!({}),
             0,
             None,
-            (200, 0, "allow reason=within_quota"),
+            yes("allow reason=within_quota"),
         ),
-        row(
-            "/leased",
-            json!({"lease": {"max_units": 10, "ttl": "60s"}}),
-            5,
-            None,
-            (200, 0, "allow reason=leased"),
-        ),
-        row(
-            "/cached",
-            json!({"cache": {"allow_ttl": "60s"}}),
-            1,
-            None,
-            (200, 0, "allow reason=cached"),
-        ),
-        row(
-            "/stale",
-            json!({"cache": {"stale_if_error": "60s"}}),
-            1,
-            down(),
-            (200, 0, "allow reason=stale cause=status status=500"),
-        ),
-        row(
-            "/open",
-            json!({"failure_mode": "fail_open"}),
-            0,
-            down(),
-            (200, 0, "allow reason=failed_open cause=status status=500"),
-        ),
-        row(
-            "/local",
-            local,
-            0,
-            down(),
-            (200, 0, "allow reason=failed_local cause=status status=500"),
-        ),
-    ]
-}
-
-fn others() -> Vec<Row> {
-    vec![
+        row("/leased", lease, 5, None, yes("allow reason=leased")),
+        row("/cached", cache, 1, None, yes("allow reason=cached")),
         row(
             "/shadow",
-            json!({"enforcement": "shadow"}),
+            shadow,
             0,
-            Some(Fault::Status(429)),
-            (200, 0, "allow reason=shadow would_deny=quota_exceeded"),
+            over,
+            yes("allow reason=shadow would_deny=quota_exceeded"),
         ),
         row(
             "/skipped",
             json!({"enforcement": "off"}),
             0,
             None,
-            (200, 0, "allow reason=bypassed"),
+            yes("allow reason=bypassed"),
+        ),
+    ]
+}
+
+/// What becomes of a check without answer.
+fn unanswered() -> Vec<Row> {
+    let stale = json!({"cache": {"stale_if_error": "60s"}});
+    let open = json!({"failure_mode": "fail_open"});
+    let local = json!({
+        "failure_mode": "fail_local",
+        "local_limit": {"units": 1, "per": "1h", "burst": 1},
+    });
+    let down = || Some(Fault::Status(500));
+    vec![
+        row(
+            "/stale",
+            stale,
+            1,
+            down(),
+            yes("allow reason=stale cause=status status=500"),
         ),
         row(
-            "/over",
-            json!({}),
+            "/open",
+            open,
             0,
-            Some(Fault::Status(429)),
-            (429, 8, "deny reason=quota_exceeded"),
+            down(),
+            yes("allow reason=failed_open cause=status status=500"),
         ),
         row(
-            "/unknown",
-            json!({}),
+            "/local",
+            local,
             0,
-            Some(Fault::Status(401)),
-            (401, 16, "deny reason=key_rejected"),
-        ),
-        row(
-            "/forbidden",
-            json!({}),
-            0,
-            Some(Fault::Status(403)),
-            (403, 7, "deny reason=key_rejected"),
-        ),
-        row(
-            "/missing",
-            json!({"descriptor": [{"name": "user", "header": "x-user"}]}),
-            0,
-            None,
-            (401, 16, "deny reason=descriptor_missing"),
+            down(),
+            yes("allow reason=failed_local cause=status status=500"),
         ),
         row(
             "/closed",
@@ -138,6 +99,35 @@ fn others() -> Vec<Row> {
             ),
         ),
     ]
+}
+
+/// What the backend says no to, and what it can't be asked about.
+fn denied() -> Vec<Row> {
+    let user = json!({"descriptor": [{"name": "user", "header": "x-user"}]});
+    let says = |status| Some(Fault::Status(status));
+    let rejected = "deny reason=key_rejected";
+    vec![
+        row(
+            "/over",
+            json!({}),
+            0,
+            says(429),
+            (429, 8, "deny reason=quota_exceeded"),
+        ),
+        row("/unknown", json!({}), 0, says(401), (401, 16, rejected)),
+        row("/forbidden", json!({}), 0, says(403), (403, 7, rejected)),
+        row(
+            "/missing",
+            user,
+            0,
+            None,
+            (401, 16, "deny reason=descriptor_missing"),
+        ),
+    ]
+}
+
+const fn yes(state: &'static str) -> (u16, u32, &'static str) {
+    (200, 0, state)
 }
 
 fn row(
@@ -268,23 +258,22 @@ fn counted(spoken: Spoken) -> u32 {
     }
 }
 
-fn every_row(spoken_by: &[Spoken]) {
-    let rows = rows();
+#[test]
+fn every_outcome_is_told_alike_over_http1_http2_and_grpc() {
+    let rows: Vec<Row> = [answered(), unanswered(), denied()]
+        .into_iter()
+        .flatten()
+        .collect();
     let policies: Vec<_> = rows
         .iter()
         .map(|row| (row.path, row.policy.clone()))
         .collect();
     let rig = start(Rig::builder().plugin(by_path(&policies)));
     for row in &rows {
-        for spoken in spoken_by {
-            expect_row(&rig, row, *spoken);
+        for spoken in [Spoken::H1, Spoken::H2, Spoken::Grpc] {
+            expect_row(&rig, row, spoken);
         }
     }
-}
-
-#[test]
-fn every_outcome_is_told_alike_over_http1_http2_and_grpc() {
-    every_row(&[Spoken::H1, Spoken::H2, Spoken::Grpc]);
 }
 
 /// Lesson 1.3: an emergency opens what has no answer, for a while, and says so everywhere.
