@@ -70,6 +70,8 @@ pub(crate) struct Nature {
     /// Percent of the clients that leave while they wait.
     pub(crate) impatience: u64,
     pub(crate) pushes: bool,
+    /// Nearly every request is of one key.
+    hot: bool,
     /// No cached yes and no joined check in any configuration of this world.
     pub(crate) unshared: bool,
 }
@@ -91,6 +93,7 @@ impl Nature {
             gap: *random.pick(&[MS / 5, MS, 4 * MS, 20 * MS]),
             impatience: *random.pick(&[0, 5, 30]),
             pushes: random.percent(50),
+            hot: random.percent(30),
             unshared: random.percent(50),
         }
     }
@@ -176,6 +179,8 @@ pub(crate) struct Setup {
     pub(crate) ways: Vec<Way>,
     pub(crate) emergency: Option<EmergencyFacts>,
     pub(crate) lease_units_max: u64,
+    /// Nearly every request is of one key.
+    hot: bool,
 }
 
 fn ms(nanos: u64) -> String {
@@ -239,6 +244,7 @@ impl Setup {
         }
         let held = |own: &PolicyFacts| own.lease.map_or(0, |(units, _)| units);
         Self {
+            hot: nature.hot,
             lease_units_max: policies.iter().map(held).max().unwrap_or(0),
             json,
             backends,
@@ -404,12 +410,13 @@ impl Asked {
             asked.add("origin", "https://app.example");
             asked.add("access-control-request-method", "PUT");
         } else if random.percent(10) {
-            asked.add("origin", *random.pick(&["https://app.example", "null"]));
+            let known = random.percent(50);
+            asked.add("origin", if known { "https://app.example" } else { "null" });
         }
         if random.percent(10) {
             asked.add("content-type", "application/grpc");
         }
-        asked.choose_tenant(random, serial);
+        asked.choose_tenant(random, setup.hot, serial);
         if let Some(policy) = asked.way.policy.clone() {
             asked.choose_terms(random, &policy);
         }
@@ -423,8 +430,13 @@ impl Asked {
     }
 
     /// A hot key, a handful of others, or one that never comes back; sometimes none that counts.
-    fn choose_tenant(&mut self, random: &mut Random, serial: u64) {
-        let tenant = match random.below(20) {
+    fn choose_tenant(&mut self, random: &mut Random, hot: bool, serial: u64) {
+        let kind = if hot {
+            2 + random.below(9)
+        } else {
+            random.below(20)
+        };
+        let tenant = match kind {
             0 => return,
             1 => {
                 self.add("x-tenant-id", &format!("{TENANT_MARK}-twice"));

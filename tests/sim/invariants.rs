@@ -388,7 +388,7 @@ impl World {
         );
         let reason = decision
             .shadowed
-            .map_or(decision.outcome.reason(), |own| own.code());
+            .map_or_else(|| decision.outcome.reason(), |own| own.code());
         hold!(
             wanted.is_none_or(|wanted| wanted == reason),
             "stream {id} is to be {wanted:?}, but is {reason}"

@@ -65,27 +65,26 @@ fn number(name: &str) -> Option<u64> {
 fn run_all(seeds: Vec<u64>, steps: u64) -> Sums {
     let next = AtomicU64::new(0);
     let sums = Mutex::new(Sums::default());
-    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let run_some = || {
+        while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
+            let mut world = World::new(*seed, false);
+            let result = catch_unwind(AssertUnwindSafe(|| world.run(steps)));
+            sums.lock().unwrap().add(&world, *seed, result.is_ok());
+        }
+    };
     thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
-                    let mut world = World::new(*seed, false);
-                    let result = catch_unwind(AssertUnwindSafe(|| world.run(steps)));
-                    let mut sums = sums.lock().unwrap();
-                    sums.add(&world);
-                    if result.is_err() {
-                        sums.broken.push(*seed);
-                    }
-                }
-            });
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(run_some);
         }
     });
     sums.into_inner().unwrap()
 }
 
 impl Sums {
-    fn add(&mut self, world: &World) {
+    fn add(&mut self, world: &World, seed: u64, held: bool) {
+        if !held {
+            self.broken.push(seed);
+        }
         self.steps += world.steps;
         self.races += world.raced;
         for (into, from) in [

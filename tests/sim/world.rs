@@ -84,7 +84,7 @@ pub(crate) enum Cause {
     /// A request's, with so many calls in flight to its backend.
     Arrival(u32, u64),
     /// The end of a call, which the gate waited for if it is there.
-    End(Option<Call>, End),
+    End(Option<Box<Call>>, End),
     Forgotten,
     Tick,
 }
@@ -519,7 +519,7 @@ impl World {
             End::Said(said) => Some(said),
             End::Broken | End::Foul(..) | End::Host(_) | End::Refused => None,
         };
-        let cause = Rc::new(Cause::End(live.clone(), end.clone()));
+        let cause = Rc::new(Cause::End(live.clone().map(Box::new), end.clone()));
         self.drive(index, |own, wall, shared| {
             own.clock.read(wall.0);
             if let (Some(call), Some(said)) = (&live, said) {
