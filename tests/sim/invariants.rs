@@ -7,7 +7,7 @@ use quota_gate::denial::Denial;
 use quota_gate::gate::{Gate, Level, Outgoing, Release, StreamId};
 
 use crate::events::{Asked, MS, Mode, PolicyFacts, SEC, TENANT_MARK, TOKEN_MARK, Weather};
-use crate::model::{Check, Key, Verdict, without_answer};
+use crate::model::{Check, Key, Ruling, without_answer};
 use crate::world::{Call, Cause, End, Instance, Phase, Stream, World};
 
 /// What a gate's requests came to, as seen from outside.
@@ -258,7 +258,8 @@ impl World {
         let holds = self.is_entitled(index, stream, &policy, shown, failed, cause);
         hold!(
             holds,
-            "stream {id} is {shown} (cause {:?}), and nothing entitles it: cost {}, {policy:?}, {cause:?}, {:?}",
+            "stream {id} is {shown} (cause {:?}), and nothing entitles it: \
+             cost {}, {policy:?}, {cause:?}, {:?}",
             decision.cause,
             stream.asked.cost,
             stream
@@ -300,29 +301,29 @@ impl World {
                 let has_room = !calm || refuses || self.local.take(wall, &key, cost, policy);
                 emergency.is_none() && asked.mode == Mode::Local && has_room
             }
-            "cached" | "stale" => remembers(|own| matches!(own, Verdict::Allow(_))),
+            "cached" | "stale" => remembers(|own| matches!(own, Ruling::Allow(_))),
             "leased" => {
                 own.tally.spent += cost as i64;
                 policy.lease.is_some() && known.spend(now, cost)
             }
             "within_quota" => match fresh {
-                Some((check, Verdict::Allow(units))) => {
+                Some((check, Ruling::Allow(units))) => {
                     if check.least.is_some() {
                         own.tally.spent += cost as i64;
                         known.spend(now, cost);
                     }
                     cost <= units.min(check.cost)
                 }
-                Some((_, Verdict::Deny | Verdict::Reject(_))) | None => false,
+                Some((_, Ruling::Deny | Ruling::Reject(_))) | None => false,
             },
             "quota_exceeded" => {
                 let denied = fresh.is_some_and(|(check, said)| {
-                    said == Verdict::Deny && check.cost <= cost && !failed
+                    said == Ruling::Deny && check.cost <= cost && !failed
                 });
-                denied || remembers(|own| own == Verdict::Deny)
+                denied || remembers(|own| own == Ruling::Deny)
             }
             "key_rejected" => {
-                let rejected = |own| matches!(own, Verdict::Reject(_));
+                let rejected = |own| matches!(own, Ruling::Reject(_));
                 fresh.is_some_and(|(_, said)| rejected(said)) && !failed || remembers(rejected)
             }
             _ => false,
@@ -724,10 +725,10 @@ impl World {
 }
 
 /// The answer of a live call for this key, if that is what has just come.
-fn fresh<'a>(cause: &'a Cause, key: &Key) -> Option<(&'a Check, Verdict)> {
+fn fresh<'a>(cause: &'a Cause, key: &Key) -> Option<(&'a Check, Ruling)> {
     match cause {
         Cause::End(Some(call), End::Said(said)) if call.check.key == *key => {
-            Some((&call.check, said.verdict))
+            Some((&call.check, said.ruling))
         }
         Cause::Arrival(..) | Cause::End(..) | Cause::Forgotten | Cause::Tick => None,
     }
@@ -738,10 +739,10 @@ fn meaning(call: &Call, end: &End, now: u64) -> Result<&'static str, Option<&'st
     let late = now - call.since + MS >= call.timeout;
     Err(Some(match end {
         End::Said(said) => {
-            return Ok(match said.verdict {
-                Verdict::Allow(_) => "within_quota",
-                Verdict::Deny => "quota_exceeded",
-                Verdict::Reject(_) => "key_rejected",
+            return Ok(match said.ruling {
+                Ruling::Allow(_) => "within_quota",
+                Ruling::Deny => "quota_exceeded",
+                Ruling::Reject(_) => "key_rejected",
             });
         }
         End::Broken if late => "timeout",

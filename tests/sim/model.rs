@@ -10,7 +10,7 @@ pub(crate) type Key = (String, String);
 
 /// What the backend says about a check.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Verdict {
+pub(crate) enum Ruling {
     /// So many units.
     Allow(u64),
     Deny,
@@ -29,7 +29,7 @@ pub(crate) struct Check {
 /// An answer of the backend, as it goes out.
 #[derive(Clone, Debug)]
 pub(crate) struct Said {
-    pub(crate) verdict: Verdict,
+    pub(crate) ruling: Ruling,
     pub(crate) status: u16,
     pub(crate) headers: Vec<(String, Vec<u8>)>,
     /// In nanoseconds; each where it was told.
@@ -83,24 +83,24 @@ impl Books {
         let bad = self.bad.is_some_and(|bad| check.key.1.ends_with(bad));
         let least = check.least.unwrap_or(check.cost);
         let mut granted = None;
-        let verdict = if bad {
-            Verdict::Reject(*random.pick(&[401, 403]))
+        let ruling = if bad {
+            Ruling::Reject(*random.pick(&[401, 403]))
         } else if left < least {
-            Verdict::Deny
+            Ruling::Deny
         } else if check.least.is_some() {
             let (units, told) = grant(random, left, check.cost);
             granted = told;
-            Verdict::Allow(units)
+            Ruling::Allow(units)
         } else {
-            Verdict::Allow(check.cost)
+            Ruling::Allow(check.cost)
         };
-        if let Verdict::Allow(units) = verdict {
+        if let Ruling::Allow(units) = ruling {
             *used += units;
             *self.given.entry(check.key.clone()).or_default() += units;
         }
         let left = self.limit.saturating_sub(*used);
         let reset = (window + 1) * self.window - truth;
-        let mut said = Said::new(verdict);
+        let mut said = Said::new(ruling);
         if let Some(units) = granted {
             said.header("x-quota-granted", &units.to_string());
         }
@@ -134,14 +134,14 @@ fn grant(random: &mut Random, left: u64, cost: u64) -> (u64, Option<u64>) {
 }
 
 impl Said {
-    pub(crate) fn new(verdict: Verdict) -> Self {
-        let status = match verdict {
-            Verdict::Allow(_) => 200,
-            Verdict::Deny => 429,
-            Verdict::Reject(status) => status,
+    pub(crate) fn new(ruling: Ruling) -> Self {
+        let status = match ruling {
+            Ruling::Allow(_) => 200,
+            Ruling::Deny => 429,
+            Ruling::Reject(status) => status,
         };
         Self {
-            verdict,
+            ruling,
             status,
             headers: Vec::new(),
             reset: None,
@@ -202,7 +202,7 @@ impl Steady {
 /// An answer that a gate has had, as far as it may be used again.
 #[derive(Clone, Debug)]
 struct Answer {
-    verdict: Verdict,
+    ruling: Ruling,
     /// What it was asked about.
     cost: u64,
     at: u64,
@@ -235,12 +235,12 @@ impl Known {
         said: &Said,
         policy: &PolicyFacts,
     ) {
-        let units = match said.verdict {
-            Verdict::Allow(units) => units.min(check.cost),
-            Verdict::Deny | Verdict::Reject(_) => check.cost,
+        let units = match said.ruling {
+            Ruling::Allow(units) => units.min(check.cost),
+            Ruling::Deny | Ruling::Reject(_) => check.cost,
         };
-        if let (Some(_), Verdict::Allow(_), Some((_, ttl))) =
-            (check.least, said.verdict, policy.lease)
+        if let (Some(_), Ruling::Allow(_), Some((_, ttl))) =
+            (check.least, said.ruling, policy.lease)
         {
             let lasts = said.reset.map_or(ttl, |reset| reset.min(ttl));
             self.tranches.push(Tranche {
@@ -249,15 +249,15 @@ impl Known {
             });
         }
         // A no to a batch says nothing about less: whether it is remembered is the gate's affair.
-        let replaces = check.least.is_none() || said.verdict != Verdict::Deny;
+        let replaces = check.least.is_none() || said.ruling != Ruling::Deny;
         if replaces {
             self.answers.clear();
         }
         let ends = said.retry.into_iter().chain(said.reset).min();
-        let end = ends.filter(|_| said.verdict == Verdict::Deny);
+        let end = ends.filter(|_| said.ruling == Ruling::Deny);
         if !said.no_store {
             self.answers.push(Answer {
-                verdict: said.verdict,
+                ruling: said.ruling,
                 cost: units,
                 at: now,
                 max_age: said.max_age.unwrap_or(u64::MAX),
@@ -274,16 +274,16 @@ impl Known {
         cost: u64,
         policy: &PolicyFacts,
         more: u64,
-        wanted: fn(Verdict) -> bool,
+        wanted: fn(Ruling) -> bool,
     ) -> bool {
         self.answers.iter().any(|answer| {
-            let (ttl, holds) = match answer.verdict {
-                Verdict::Allow(_) => (policy.allow_ttl, cost <= answer.cost),
-                Verdict::Deny => (policy.deny_ttl, cost >= answer.cost),
-                Verdict::Reject(_) => (policy.rejected_ttl, true),
+            let (ttl, holds) = match answer.ruling {
+                Ruling::Allow(_) => (policy.allow_ttl, cost <= answer.cost),
+                Ruling::Deny => (policy.deny_ttl, cost >= answer.cost),
+                Ruling::Reject(_) => (policy.rejected_ttl, true),
             };
             let lasts = ttl.min(answer.max_age).saturating_add(more);
-            wanted(answer.verdict) && holds && now - answer.at < lasts && now < answer.over
+            wanted(answer.ruling) && holds && now - answer.at < lasts && now < answer.over
         })
     }
 

@@ -17,7 +17,7 @@ use quota_gate::wire::RawReply;
 
 use crate::events::{Asked, EPOCH, Fault, MS, Mood, Nature, Random, SEC, Setup, Weather};
 use crate::invariants::{Chain, Tally, Transition};
-use crate::model::{Books, Check, Key, Known, LocalModel, Said, Steady, Verdict};
+use crate::model::{Books, Check, Key, Known, LocalModel, Ruling, Said, Steady};
 
 pub(crate) const TICK: u64 = 20 * MS;
 
@@ -560,7 +560,7 @@ impl World {
             .expect("a backend that nobody knows");
         let said = match counts {
             true => books.answer(&mut self.random, truth, &check),
-            false => Said::new(Verdict::Deny),
+            false => Said::new(Ruling::Deny),
         };
         let quick = self.random.between(
             MS / 10,
@@ -732,7 +732,7 @@ fn ends(
             in_time(quick, End::Foul(200, headers))
         }
         Fault::Doubled => {
-            let mut other = Said::new(Verdict::Allow(1_000));
+            let mut other = Said::new(Ruling::Allow(1_000));
             other.header("x-quota-granted", "1000");
             let mut twice = in_time(quick, End::Said(said));
             let later = twice[0].0 + 1 + random.below(timeout);
