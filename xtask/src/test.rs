@@ -219,8 +219,11 @@ fn sim(keep_going: bool, tally: &mut Tally) -> Result<()> {
     if env::var_os("SIM_SEEDS").is_none() {
         command.env("SIM_SEEDS", "2500");
     }
+    if keep_going {
+        command.arg("--no-fail-fast");
+    }
     // What was injected is to be seen; a failing test shows the rest.
-    run_tests(command.args(["--", "--show-output"]), keep_going, tally)
+    run_tests(command.args(["--", "--show-output"]), false, tally)
 }
 
 fn in_wasm(tools: &Tools, keep_going: bool, tally: &mut Tally) -> Result<()> {
