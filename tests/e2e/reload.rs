@@ -64,14 +64,11 @@ fn an_accepted_configuration_takes_over_on_every_worker() {
             .all(|status| status == 200)
             .then_some(())
     });
-    let lines = rig.envoy().log_lines("configuration ");
-    assert_eq!(
-        lines
-            .iter()
-            .filter(|line| line.contains("1 backends"))
-            .count(),
-        2
-    );
+    eventually("each configuration is told once", || {
+        let lines = rig.envoy().log_lines("configuration ");
+        let told = lines.iter().filter(|line| line.contains("1 backends"));
+        (told.count() == 2).then_some(())
+    });
 }
 
 #[test]
