@@ -54,6 +54,8 @@ fn an_accepted_configuration_takes_over_on_every_worker() {
     let rig = with_ecds(&config(&json!({})), 2);
     rig.backend().fail(Fault::Status(500));
     ask(&rig, "/").send().expect_status(503);
+    // It is told with its first tick; one that is replaced before that stays untold.
+    rig.envoy().expect_log_line("configuration ");
 
     push(&rig, &config(&json!({"failure_mode": "fail_open"})));
 
