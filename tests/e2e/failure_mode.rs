@@ -170,12 +170,18 @@ fn an_answer_too_large_for_envoy_is_a_failure() {
     let rig = start(builder());
     each(&rig, "", &[(Fault::Headers(200), "unreachable")]);
 
-    let fields = json!({"timeout": "20s"});
-    let rig = gated(&fields);
-    rig.backend().fail(Fault::HugeBody);
-    let response = rig.request("GET", "/").header("x-tenant-id", "a").send();
-    response.expect_status(503);
-    assert_eq!(rig.logged("/").field("cause"), Some("unreachable"));
+    for (mode, status) in [("fail_closed", 503), ("fail_open", 200)] {
+        let rig = gated(&json!({"timeout": "20s", "failure_mode": mode}));
+        let ask = || rig.request("GET", "/").header("x-tenant-id", "a").send();
+        rig.backend().fail(Fault::HugeBody);
+        ask().expect_status(status);
+        assert_eq!(rig.logged("/").field("cause"), Some("unreachable"));
+
+        rig.backend().recover();
+        ask().expect_status(200);
+        rig.envoy()
+            .expect_metric("quota_gate_requests", &[("reason", "within_quota")], 1);
+    }
 }
 
 #[test]
