@@ -1,11 +1,13 @@
 //! Everything a machine needs, fetched once and found again at once.
 
+mod debian;
 mod envoy;
 mod runner;
 mod wasm;
 
 use anyhow::Result;
 
+pub(crate) use debian::program as debian_program;
 pub(crate) use envoy::{DEFAULT as ENVOY_DEFAULT, VERSIONS as ENVOY_VERSIONS, envoy};
 pub(crate) use runner::wasm_test_runner;
 pub(crate) use wasm::{WasmCargo, wasm};
@@ -18,6 +20,9 @@ pub(crate) struct Args {
     /// Also fetch every Envoy of the version matrix
     #[arg(long)]
     matrix: bool,
+    /// Also install the servers that some tests run beside Envoy
+    #[arg(long)]
+    servers: bool,
 }
 
 /// Sets up what build, test and demo need.
@@ -26,6 +31,12 @@ pub(crate) struct Args {
 /// A part can't be had on this machine; the error says what to do.
 pub(crate) fn run(args: &Args) -> Result<()> {
     wasm()?;
+    if args.servers {
+        for (program, package) in SERVERS {
+            let path = debian_program(program, package)?;
+            say::news(program, &format!("at {}", path.display()));
+        }
+    }
     let versions = if args.matrix {
         ENVOY_VERSIONS
     } else {
@@ -41,3 +52,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     );
     Ok(())
 }
+
+/// What tests run beside Envoy, with the package of Debian that brings it.
+const SERVERS: &[(&str, &str)] = &[("prometheus", "prometheus"), ("promtool", "prometheus")];

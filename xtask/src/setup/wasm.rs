@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::debian;
 use crate::paths;
 use crate::process::{capture, watched};
 use crate::say::{Step, news};
@@ -261,34 +262,11 @@ fn with_packages(_sysroot: &Path) -> Result<Way> {
     if let Some(way) = installed_packages() {
         return Ok(way);
     }
-    if paths::program("apt-get").is_none() {
-        bail!("this is neither Debian nor Ubuntu (no apt-get)");
-    }
-    if capture(Command::new("id").arg("-u"))?.trim() != "0" {
-        bail!("apt-get needs root");
-    }
-    let step = Step::spinner(
-        "wasm32 target",
-        "apt-get install rustc-web rust-web-src cargo-web (a compiler with its source, 30 s)",
-    );
     let mut packages = vec!["rustc-web", "rust-web-src", "cargo-web"];
     if linker().is_none() {
         packages.push("lld");
     }
-    let mut update = Command::new("apt-get");
-    update.args(["update", "-q"]);
-    let mut install = Command::new("apt-get");
-    install
-        .args(["install", "-q", "-y", "--no-install-recommends"])
-        .args(&packages)
-        .env("DEBIAN_FRONTEND", "noninteractive");
-    let installed = watched(&mut update, APT_BOUND, |line| step.detail(line))
-        .and_then(|()| watched(&mut install, APT_BOUND, |line| step.detail(line)));
-    if let Err(error) = installed {
-        step.give_up();
-        return Err(error);
-    }
-    step.done("installed");
+    debian::install("wasm32 target", &packages)?;
     installed_packages().context("the packages are installed, but the compiler is not at /usr/bin")
 }
 
@@ -344,9 +322,6 @@ const DEBIAN_STD: &str = "/usr/lib/rustlib/src/rust/library/std/Cargo.toml";
 
 /// Long enough for 25 MB on a slow line, short enough to wait for on a machine without network.
 const RUSTUP_BOUND: Duration = Duration::from_secs(120);
-
-/// apt-get reads the whole package index first.
-const APT_BOUND: Duration = Duration::from_secs(600);
 
 const REMEDY: &str = "Open one of these ways and run the command again:
   - rustup target add wasm32-unknown-unknown
