@@ -27,6 +27,8 @@ pub enum Metric {
     Failures(usize, CheckError),
     /// What happened to leases.
     Leases(&'static str),
+    /// Requests over the local limit only because their units could not be booked.
+    LocalLimitContended,
     /// Calls in flight.
     Pending(usize),
     /// Requests by decision and reason; the policy is `None` for `off`.
@@ -85,6 +87,7 @@ impl Metric {
             | Self::Evictions(_)
             | Self::Failures(..)
             | Self::Leases(_)
+            | Self::LocalLimitContended
             | Self::Requests(..)
             | Self::RouteMetadataErrors => Kind::Counter,
         }
@@ -127,6 +130,7 @@ impl Metric {
                 [backend(index), Some(("cause", cause.code())), None],
             ),
             Self::Leases(event) => ("leases", [Some(("event", event)), None, None]),
+            Self::LocalLimitContended => ("local_limit_contended", [None; 3]),
             Self::Pending(index) => ("pending", [backend(index), None, None]),
             Self::Requests(policy, outcome) => {
                 let policy = policy
@@ -264,6 +268,7 @@ const fn plain(metric: Metric) -> Metric {
         | Metric::Evictions(_)
         | Metric::Failures(..)
         | Metric::Leases(_)
+        | Metric::LocalLimitContended
         | Metric::Pending(_)
         | Metric::Requests(..)
         | Metric::RouteMetadataErrors => metric,

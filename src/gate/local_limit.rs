@@ -120,10 +120,10 @@ impl LocalLimits {
         std::mem::replace(&mut self.evictions, 0)
     }
 
-    /// Requests that were over the limit only because their units could not be booked, so far.
-    #[must_use]
-    pub const fn contended(&self) -> u64 {
-        self.contended
+    /// Requests that were over the limit only because their units could not be booked, since this
+    /// was last asked.
+    pub const fn take_contended(&mut self) -> u64 {
+        std::mem::replace(&mut self.contended, 0)
     }
 }
 

@@ -155,7 +155,7 @@ impl Gate {
         told != record && turn.shared.store(&key, &record, version)
     }
 
-    /// Counts what full tables let go, and what happened to leases.
+    /// Counts what full tables let go, what could not be booked, and what happened to leases.
     pub(super) fn count_tables(&mut self) {
         for (table, evictions) in [
             (Table::Cache, self.cache.take_evictions()),
@@ -165,6 +165,11 @@ impl Gate {
             if evictions > 0 {
                 self.metrics.add(Metric::Evictions(table), count(evictions));
             }
+        }
+        let contended = self.local.take_contended();
+        if contended > 0 {
+            self.metrics
+                .add(Metric::LocalLimitContended, count(contended));
         }
         for (event, times) in self.leases.take_counts().events() {
             if times > 0 {

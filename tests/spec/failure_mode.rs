@@ -1,6 +1,13 @@
 //! Promise: when the backend gives no answer, the policy's failure mode decides, and says why.
 
+use quota_gate::config::parse::parse;
+use quota_gate::decision::{DenyReason, Outcome};
+use quota_gate::gate::reply::CallEnd;
+use quota_gate::gate::{Effect, Gate, StreamId};
+use quota_gate::metrics::Metric;
 use quota_gate::request::PlainRequest;
+use quota_gate::shared::{Shared, Version};
+use quota_gate::time::Wall;
 use serde_json::{Value, json};
 
 use crate::world::{Script, World};
@@ -209,4 +216,42 @@ fn failures_are_logged_once_a_second_with_a_count_of_the_rest() {
     assert!(lines[0].1.contains("dispatch"), "{lines:?}");
     assert!(lines[1].1.contains("49 more"), "{lines:?}");
     assert!(!world.log_contains("secret-tenant"));
+}
+
+/// Shared data that the host lets nobody write.
+struct ReadOnly;
+
+impl Shared for ReadOnly {
+    fn load(&mut self, _: &str) -> (Vec<u8>, Version) {
+        (Vec::new(), Version(0))
+    }
+
+    fn store(&mut self, _: &str, _: &[u8], _: Version) -> bool {
+        false
+    }
+}
+
+#[test]
+fn units_that_could_not_be_booked_are_denied_and_counted_apart() {
+    let fields = json!({
+        "failure_mode": "fail_local",
+        "local_limit": {"units": 10, "per": "1s", "burst": 20},
+    });
+    let config = parse(config(&fields).to_string().as_bytes()).expect("a configuration");
+    let (mut gate, now) = (Gate::new(config, 1), Wall::from_secs(1_800_000_000));
+    gate.handle_request(|| now, StreamId(1), &get("acme"), &mut ReadOnly);
+    let Some(Effect::Call(call)) = gate.poll_effect() else {
+        panic!("no call")
+    };
+
+    gate.handle_reply(now, call.id, CallEnd::Refused, &mut ReadOnly);
+    gate.handle_tick(now, &mut ReadOnly);
+
+    let (mut contended, mut denied) = (0, 0);
+    gate.flush_metrics(|metric, change| match metric {
+        Metric::LocalLimitContended => contended += change,
+        Metric::Requests(_, Outcome::Deny(DenyReason::LocalExceeded)) => denied += change,
+        _ => {}
+    });
+    assert_eq!((contended, denied), (1, 1));
 }

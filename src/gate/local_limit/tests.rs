@@ -116,7 +116,8 @@ fn units_that_cannot_be_booked_are_not_given() {
     let taken = world.limits[0].take(world.now, 7, &TEN_A_SECOND, 1, &mut refusing);
 
     assert_eq!(taken, Err(OverLimit::NotNow(Duration::from_millis(100))));
-    assert_eq!(world.limits[0].contended(), 1);
+    assert_eq!(world.limits[0].take_contended(), 1);
+    assert_eq!(world.limits[0].take_contended(), 0);
 }
 
 #[test]
