@@ -8,6 +8,7 @@
 //! stream to [`Gate::handle_close`]. Call [`Gate::handle_tick`] every [`TICK`].
 
 mod answer;
+pub mod bounds;
 pub mod breaker;
 pub mod cache;
 mod check;
@@ -41,6 +42,7 @@ use crate::sorted::SortedMap;
 use crate::time::{Clock, Instant, Wall};
 use crate::wire::{self, Wire};
 
+use bounds::Bounds;
 use breaker::Breaker;
 use cache::Cache;
 use check::{chosen_failure_mode, labels, own_deadline};
@@ -131,6 +133,10 @@ pub struct Holdings {
     pub lease_units: u64,
     /// The most units that are held for one key.
     pub lease_units_most: u64,
+    /// Pieces of route metadata whose meaning is remembered.
+    pub metadata: usize,
+    /// The most streams that wait for one call.
+    pub waiters_most: usize,
 }
 
 /// A request's check, as far as it is known before it is made.
@@ -207,6 +213,12 @@ impl Gate {
     /// of it (it spreads retries and makes hashes hard to guess).
     #[must_use]
     pub fn new(config: Config, seed: u64) -> Self {
+        Self::with_bounds(config, seed, &Bounds::WORKER)
+    }
+
+    /// The same, with tables that hold more or less than a worker's.
+    #[must_use]
+    pub fn with_bounds(config: Config, seed: u64, bounds: &Bounds) -> Self {
         Self {
             wires: config
                 .backends
@@ -218,11 +230,11 @@ impl Gate {
                 .iter()
                 .map(|backend| breaker_of(backend, seed))
                 .collect(),
-            router: Router::default(),
-            cache: Cache::new(CACHE_ENTRIES_MAX, CACHE_BYTES_MAX, seed),
-            leases: Leases::new(LEASES_MAX, LEASES_BYTES_MAX, seed),
-            local: LocalLimits::default(),
-            pending: Pending::new(config.backends.len()),
+            router: Router::new(bounds.metadata),
+            cache: Cache::new(bounds.answers, bounds.answer_bytes, seed),
+            leases: Leases::new(bounds.leases, bounds.lease_bytes, seed),
+            local: LocalLimits::new(bounds.local_slots),
+            pending: Pending::new(config.backends.len(), bounds.waiters),
             metrics: Metrics::new(config.policies.len()),
             log_states: Vec::new(),
             report: Report::new(config.backends.len()),
@@ -381,6 +393,8 @@ impl Gate {
             lease_bytes: self.leases.bytes(),
             lease_units,
             lease_units_most,
+            metadata: self.router.len(),
+            waiters_most: self.pending.waiters_most(),
         }
     }
 
@@ -526,15 +540,3 @@ fn breaker_of(backend: &Backend, seed: u64) -> Option<Breaker> {
 /// How often the host is to call [`Gate::handle_tick`]. A stream whose callback is lost leaves by
 /// its deadline plus one of these; an idle worker spends well below a thousandth of a core on them.
 pub const TICK: Duration = Duration::from_millis(20);
-
-/// Decisions that a worker remembers.
-const CACHE_ENTRIES_MAX: usize = 10_000;
-
-/// Memory for them, keys included.
-const CACHE_BYTES_MAX: usize = 4 * 1024 * 1024;
-
-/// Keys that a worker holds leases for.
-const LEASES_MAX: usize = 10_000;
-
-/// Memory for them, keys included.
-const LEASES_BYTES_MAX: usize = 4 * 1024 * 1024;

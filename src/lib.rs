@@ -27,6 +27,7 @@
 //! | `gate/release.rs` | failure modes, shadow, the access log's text |
 //! | `gate/pending.rs` | checks that have no reply yet |
 //! | `gate/reply.rs` | how a call ended, and what that says of the backend |
+//! | `gate/bounds.rs` | how much the tables of one worker may hold |
 //! | `gate/cache.rs` | decisions remembered for a while |
 //! | `gate/lease.rs` | units granted ahead of need |
 //! | `gate/table.rs`, `gate/index.rs` | the store of the two |

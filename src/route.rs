@@ -11,9 +11,10 @@ use crate::request::{Header, Request};
 use crate::sorted::SortedMap;
 
 /// Finds policies, and remembers what each piece of route metadata stands for.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Router {
     known: SortedMap<Vec<u8>, Known>,
+    known_max: usize,
 }
 
 /// What a piece of route metadata stands for.
@@ -30,6 +31,27 @@ enum Known {
 }
 
 impl Router {
+    /// Nothing is remembered yet, and so many pieces of metadata may be.
+    #[must_use]
+    pub const fn new(known_max: usize) -> Self {
+        Self {
+            known: SortedMap::new(),
+            known_max,
+        }
+    }
+
+    /// Pieces of metadata whose meaning is remembered.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// The policy of a request, and what is wrong with its route's metadata.
     pub fn choose(
         &mut self,
@@ -43,7 +65,7 @@ impl Router {
             Some(known) => known.clone(),
             None => {
                 let known = Known::read(config, &bytes);
-                if self.known.len() < KNOWN_MAX {
+                if self.known.len() < self.known_max {
                     self.known.insert(bytes, known.clone());
                 }
                 known
@@ -185,10 +207,6 @@ fn host_matches(wanted: &[u8], host: &[u8]) -> bool {
         None => host == wanted,
     }
 }
-
-/// Pieces of metadata that are remembered. They are the operator's, one for each route that has
-/// some; a table with more routes than this reads the rest anew for each request.
-const KNOWN_MAX: usize = 1024;
 
 #[cfg(test)]
 mod tests {

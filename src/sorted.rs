@@ -49,6 +49,11 @@ impl<K, V> SortedMap<K, V> {
         self.pairs.first_mut().map(|(_, value)| value)
     }
 
+    /// All values.
+    pub fn values(&self) -> impl Iterator<Item = &V> {
+        self.pairs.iter().map(|(_, value)| value)
+    }
+
     /// All values, to be changed.
     pub fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
         self.pairs.iter_mut().map(|(_, value)| value)

@@ -56,17 +56,17 @@ impl OverLimit {
     }
 }
 
-impl Default for LocalLimits {
-    fn default() -> Self {
+impl LocalLimits {
+    /// Limits that are kept in so many slots of what the workers share.
+    #[must_use]
+    pub fn new(slots: usize) -> Self {
         Self {
-            slots: Slots::new("local", KIND, SLOTS),
+            slots: Slots::new("local", KIND, slots),
             evictions: 0,
             contended: 0,
         }
     }
-}
 
-impl LocalLimits {
     /// Takes `cost` units of the limit that `key` has.
     ///
     /// `key` is a hash of everything that names the limit: the policy too, where two policies
@@ -270,7 +270,6 @@ fn write_ticks(body: &mut Vec<u8>, ticks: Ticks) {
     body.extend(ticks.iter().take(TICKS_LEN));
 }
 
-const SLOTS: usize = 1024;
 const WAYS: usize = 4;
 const KIND: u8 = b'l';
 

@@ -93,13 +93,15 @@ pub(super) struct Pending {
     deadlines: SortedMap<(Instant, u64), ()>,
     shared: SortedMap<Key, u64>,
     by_backend: Vec<u32>,
+    waiters_max: usize,
 }
 
 impl Pending {
-    /// An empty table for so many backends.
-    pub(super) fn new(backends: usize) -> Self {
+    /// An empty table for so many backends, where so many may wait for one call.
+    pub(super) fn new(backends: usize, waiters_max: usize) -> Self {
         Self {
             by_backend: vec![0; backends],
+            waiters_max,
             ..Self::default()
         }
     }
@@ -131,7 +133,7 @@ impl Pending {
             (Purpose::Lease(_) | Purpose::Renewal(_), Purpose::Lease(_)) => true,
             (Purpose::Check(_) | Purpose::Lease(_) | Purpose::Renewal(_), _) => false,
         };
-        (same && call.waiters.len() < WAITERS_MAX).then_some(CallId(id))
+        (same && call.waiters.len() < self.waiters_max).then_some(CallId(id))
     }
 
     /// Lets a stream wait for a call.
@@ -211,8 +213,14 @@ impl Pending {
     pub(super) fn forget_calls(&mut self) {
         *self = Self {
             last: self.last,
-            ..Self::new(self.by_backend.len())
+            ..Self::new(self.by_backend.len(), self.waiters_max)
         };
+    }
+
+    /// The most streams that wait for one call.
+    pub(super) fn waiters_most(&self) -> usize {
+        let waiters = self.calls.values().map(|call| call.waiters.len());
+        waiters.max().unwrap_or(0)
     }
 
     /// Streams that wait, and calls in flight.
@@ -238,6 +246,3 @@ fn due(times: &SortedMap<(Instant, u64), ()>, now: Instant) -> Option<u64> {
         .filter(|((time, _), ())| *time <= now)
         .map(|((_, what), ())| *what)
 }
-
-/// Streams that may wait for one call: more of one key at once than any proxy worker serves.
-const WAITERS_MAX: usize = 4096;

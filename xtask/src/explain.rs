@@ -226,7 +226,7 @@ fn explain(config: &Config, seen: &Seen, now: Wall) -> String {
 
 /// The policy of the request, and what led to it.
 fn choose(config: &Config, seen: &Seen, request: &PlainRequest) -> (Choice, String) {
-    let (choice, problem) = Router::default().choose(config, request);
+    let (choice, problem) = Router::new(0).choose(config, request);
     if let Some(problem) = problem {
         let why = format!("the default_policy: the route's metadata is not valid ({problem})");
         return (choice, why);
@@ -256,7 +256,7 @@ fn rule(config: &Config, seen: &Seen) -> String {
             choice: Choice::Off,
         }];
         alone.default_policy = any.cloned().map_or(Choice::Off, Choice::Policy);
-        matches!(Router::default().choose(&alone, &request).0, Choice::Off)
+        matches!(Router::new(0).choose(&alone, &request).0, Choice::Off)
     };
     match config.routes.iter().position(matches) {
         Some(index) => format!("by routes[{index}]"),

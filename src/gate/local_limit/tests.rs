@@ -3,6 +3,9 @@
 use super::*;
 use crate::shared::{PlainShared, Version};
 
+/// As many as a worker has.
+const SLOTS: usize = 1024;
+
 const TEN_A_SECOND: LocalLimit = LocalLimit {
     units: 10,
     per: Duration::from_secs(1),
@@ -108,7 +111,7 @@ fn units_that_cannot_be_booked_are_not_given() {
         plain: &mut world.shared,
         before_store: 5,
         meddle: |shared: &mut PlainShared| {
-            let key = LocalLimits::default().slots;
+            let key = LocalLimits::new(SLOTS).slots;
             let _ = key.update(shared, key.home(7), |_| ((), Some(vec![1])));
         },
     };
@@ -324,7 +327,7 @@ impl World {
         Self {
             now: Wall::from_secs(1_800_000_000),
             shared: PlainShared::default(),
-            limits: vec![LocalLimits::default(); workers],
+            limits: vec![LocalLimits::new(SLOTS); workers],
         }
     }
 
