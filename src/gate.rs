@@ -323,7 +323,7 @@ impl Gate {
         };
         self.release_overdue(&mut turn);
         self.forget_lost(&mut turn);
-        self.tick_breakers(&mut turn);
+        self.tick_backends(&mut turn);
         self.leases.handle_tick(turn.now);
         self.tell_state(&mut turn);
         self.count_tables();

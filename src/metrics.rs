@@ -35,6 +35,8 @@ pub enum Metric {
     Requests(Option<usize>, Outcome),
     /// Requests whose route metadata was not valid.
     RouteMetadataErrors,
+    /// Milliseconds that the most impatient policy waits for a backend.
+    Timeout(usize),
 }
 
 /// What came of a call.
@@ -79,7 +81,7 @@ impl Metric {
     #[must_use]
     pub const fn kind(self) -> Kind {
         match self {
-            Self::BreakerState(_) | Self::EmergencyActive => Kind::Gauge,
+            Self::BreakerState(_) | Self::EmergencyActive | Self::Timeout(_) => Kind::Gauge,
             Self::CalloutDuration(_) => Kind::Histogram,
             Self::Pending(_) => Kind::Delta,
             Self::BreakerTrips(_)
@@ -146,6 +148,7 @@ impl Metric {
                 ("requests", labels.map(Some))
             }
             Self::RouteMetadataErrors => ("route_metadata_errors", [None; 3]),
+            Self::Timeout(index) => ("timeout_ms", [backend(index), None, None]),
         }
     }
 }
@@ -271,7 +274,8 @@ const fn plain(metric: Metric) -> Metric {
         | Metric::LocalLimitContended
         | Metric::Pending(_)
         | Metric::Requests(..)
-        | Metric::RouteMetadataErrors => metric,
+        | Metric::RouteMetadataErrors
+        | Metric::Timeout(_) => metric,
     }
 }
 

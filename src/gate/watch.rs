@@ -30,10 +30,13 @@ impl Gate {
         self.watched.replaced = false;
     }
 
-    /// Moves the breakers, and keeps their gauges true without traffic.
-    pub(super) fn tick_breakers(&mut self, turn: &mut Turn<'_>) {
+    /// Moves the breakers, and keeps the gauges of backends true without traffic.
+    pub(super) fn tick_backends(&mut self, turn: &mut Turn<'_>) {
         let resend = self.watched.ticks.is_multiple_of(GAUGES_EVERY);
         self.watched.ticks = self.watched.ticks.wrapping_add(1);
+        if resend && !self.watched.replaced {
+            self.tell_timeouts();
+        }
         for index in 0..self.breakers.len() {
             let Some(breaker) = self.breakers.get_mut(index).and_then(Option::as_mut) else {
                 continue;
@@ -46,6 +49,19 @@ impl Gate {
                     .record(Metric::BreakerState(index), after.gauge());
             }
             self.tell_transitions(index);
+        }
+    }
+
+    /// Tells how long the most impatient policy of each backend waits: what its calls' durations
+    /// are to be held against. A backend that no policy asks has none.
+    fn tell_timeouts(&mut self) {
+        for index in 0..self.config.backends.len() {
+            let policies = self.config.policies.iter();
+            let asking = policies.filter(|policy| policy.backend == index);
+            if let Some(shortest) = asking.map(|policy| policy.timeout).min() {
+                self.metrics
+                    .record(Metric::Timeout(index), millis(shortest));
+            }
         }
     }
 

@@ -183,6 +183,8 @@ fn gauges_are_there_before_any_traffic() {
 
     there("quota_gate_breaker_state", "backend=quota");
     there("quota_gate_emergency_active", "");
+    rig.envoy()
+        .expect_metric("quota_gate_timeout_ms", &[("backend", "quota")], 5000);
 }
 
 #[test]
