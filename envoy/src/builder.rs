@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use crate::backend::Backend;
 use crate::bootstrap::{Places, Plan, bootstrap, merge, string_value};
+use crate::capabilities;
 use crate::cluster::Cluster;
 use crate::ecds::Ecds;
 use crate::envoy::{ACCESS_LOG, Launch, Validation, binary, module};
@@ -243,7 +244,12 @@ impl RigBuilder {
         let wants_module = self.plan.plugin.is_some();
         let module = match self.module.take() {
             Some(module) => Some(module),
-            None if wants_module => Some(module()?),
+            None if wants_module => {
+                let wasm = &mut self.plan.patches.wasm;
+                let restriction = capabilities::from_environment(&binary, wasm)?;
+                lay(wasm, &restriction);
+                Some(module()?)
+            }
             None => None,
         };
         let folder = TempDir::with_prefix("quota-gate-rig-").context("make a folder")?;

@@ -35,6 +35,7 @@
 //! - [`Upstream`]: echoes, with a journal of requests ([`Seen`]).
 //! - [`Request`] and [`Response`], [`Pending`] for many at once and for clients that leave,
 //!   [`Connection`] for keep-alive, [`Raw`] for bytes by hand.
+//! - [`capabilities`]: what the module may be restricted to; `QUOTA_GATE_RESTRICT=1` does it.
 //! - [`jwt`]: Envoy's jwt_authn filter and tokens for it; see [`RigBuilder::filter_before`].
 //! - [`eventually`](eventually::eventually) waits for a condition; nothing sleeps.
 
@@ -43,6 +44,7 @@ mod rig;
 
 mod access_log;
 mod bootstrap;
+pub mod capabilities;
 mod cluster;
 mod ecds;
 mod envoy;

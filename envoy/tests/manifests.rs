@@ -7,8 +7,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use envoy_harness::capabilities::{capabilities, minor_version, placed, restriction};
 use envoy_harness::{Backend, Envoy, Fault, Request, Rig, Upstream, module};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 /// A manifest as it is in the repository.
 fn manifest(name: &str) -> String {
@@ -134,38 +135,32 @@ fn the_full_bootstrap_takes_its_configuration_by_ecds_and_its_policies_from_the_
 }
 
 #[test]
-fn the_filter_works_with_the_published_capabilities_alone() {
-    let restriction = json!({"allowed_capabilities": published_capabilities()});
-    let plugin = json!({"capability_restriction_config": restriction});
-    let rig = allowed_and_denied(&plugin);
-    // Envoy 1.40 has moved the field.
-    let info = rig.envoy().admin_get("/server_info").json();
-    let version = info["version"].as_str().expect("a version").to_owned();
-    let minor = version
-        .split('.')
-        .nth(1)
-        .and_then(|minor| minor.parse::<u32>().ok());
-    if minor.expect("a version like hash/1.40.0/…") >= 40 {
-        let vm = json!({"vm_config": {"capability_restriction_config": restriction}});
-        let _rig = allowed_and_denied(&vm);
+fn the_filter_works_with_its_capabilities_alone_in_the_old_place_and_the_new() {
+    let envoy = envoy_harness::binary().expect("an Envoy");
+    let minor = minor_version(&envoy).expect("its version");
+    let restriction = restriction(&capabilities());
+    let old_place = placed(&restriction, 39);
+
+    allowed_and_denied(&old_place);
+    let place = placed(&restriction, minor);
+    if place != old_place {
+        allowed_and_denied(&place);
     }
 }
 
-/// The list in the security notes, as users copy it.
-fn published_capabilities() -> Value {
+#[test]
+fn the_published_capabilities_are_those_that_the_module_needs() {
     let notes = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/security.md");
     let notes = fs::read_to_string(notes).expect("the notes are there");
     let (_, list) = notes
         .split_once("allowed_capabilities:\n")
         .expect("the list");
     let names = list.lines().map_while(|line| line.strip_suffix(": {}"));
-    names
-        .map(|name| (name.trim().to_owned(), json!({})))
-        .collect::<Map<_, _>>()
-        .into()
+    let published: Vec<&str> = names.map(str::trim).collect();
+    assert_eq!(published, capabilities());
 }
 
-fn allowed_and_denied(wasm: &Value) -> Rig {
+fn allowed_and_denied(wasm: &Value) {
     let policy = json!({
         "backend": "quota", "descriptor": [{"name": "key", "header": "x-api-key"}],
         "failure_mode": "fail_closed",
@@ -191,7 +186,6 @@ fn allowed_and_denied(wasm: &Value) -> Rig {
         rig.envoy().expect_access_log(2)[1].field("policy"),
         Some("p")
     );
-    rig
 }
 
 #[test]

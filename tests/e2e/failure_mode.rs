@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use envoy_harness::capabilities::{capabilities, minor_version, placed, restriction};
 use envoy_harness::{Cluster, Fault, Response, Rig, RigBuilder, send_all};
 use serde_json::{Value, json};
 
@@ -407,40 +408,11 @@ fn more_calls_than_may_be_pending_fail_at_once() {
 /// calling out. It is counted and told as what it is, and the request leaves all the same.
 #[test]
 fn a_host_that_forbids_the_call_is_told_from_a_backend_that_is_down() {
-    let allowed: serde_json::Map<String, Value> = [
-        "proxy_log",
-        "proxy_get_buffer_bytes",
-        "proxy_get_header_map_value",
-        "proxy_get_header_map_pairs",
-        "proxy_replace_header_map_value",
-        "proxy_send_local_response",
-        "proxy_continue_stream",
-        "proxy_set_effective_context",
-        "proxy_get_current_time_nanoseconds",
-        "proxy_set_tick_period_milliseconds",
-        "proxy_get_property",
-        "proxy_set_property",
-        "proxy_get_shared_data",
-        "proxy_set_shared_data",
-        "proxy_define_metric",
-        "proxy_increment_metric",
-        "proxy_record_metric",
-        "proxy_on_context_create",
-        "proxy_on_vm_start",
-        "proxy_on_configure",
-        "proxy_on_tick",
-        "proxy_on_request_headers",
-        "proxy_on_request_body",
-        "proxy_on_request_trailers",
-        "proxy_on_response_headers",
-        "proxy_on_http_call_response",
-        "proxy_on_done",
-        "proxy_on_delete",
-    ]
-    .map(|name| (name.to_owned(), json!({})))
-    .into_iter()
-    .collect();
-    let only = json!({"capability_restriction_config": {"allowed_capabilities": allowed}});
+    let mut allowed = capabilities();
+    allowed.retain(|name| *name != "proxy_http_call");
+    let envoy = envoy_harness::binary().expect("an Envoy");
+    let minor = minor_version(&envoy).expect("its version");
+    let only = placed(&restriction(&allowed), minor);
     let rig = start(Rig::builder().plugin(config(&json!({}))).wasm(&only));
 
     let response = rig.request("GET", "/").header("x-tenant-id", "a").send();

@@ -16,5 +16,6 @@ mod matrix;
 mod metrics;
 mod presets;
 mod reload;
+mod restricted;
 mod routes;
 mod timeouts;

@@ -36,7 +36,8 @@ fn a_hanging_backend_is_waited_for_as_long_as_the_policy_says() {
         .field("ms")
         .and_then(|ms| ms.parse().ok())
         .expect("a time");
-    assert!((249..1770).contains(&waited), "{waited}");
+    // As above: Envoy's timers may fire some milliseconds early.
+    assert!((240..1770).contains(&waited), "{waited}");
     assert_eq!(entry.field("cause"), Some("timeout"));
 }
 

@@ -8,7 +8,9 @@ mod wasm;
 use anyhow::Result;
 
 pub(crate) use debian::program as debian_program;
-pub(crate) use envoy::{DEFAULT as ENVOY_DEFAULT, VERSIONS as ENVOY_VERSIONS, envoy};
+pub(crate) use envoy::{
+    DEFAULT as ENVOY_DEFAULT, OLDEST as ENVOY_OLDEST, VERSIONS as ENVOY_VERSIONS, envoy,
+};
 pub(crate) use runner::wasm_test_runner;
 pub(crate) use wasm::{WasmCargo, wasm};
 

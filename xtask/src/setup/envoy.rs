@@ -16,8 +16,11 @@ use crate::say::Step;
 /// The Envoy of every run; the others are for the version matrix.
 pub(crate) const DEFAULT: &str = "1.40.0";
 
+/// The oldest Envoy that is supported.
+pub(crate) const OLDEST: &str = "1.36.4";
+
 /// Every Envoy the filter is tested with, oldest first.
-pub(crate) const VERSIONS: &[&str] = &["1.36.4", "1.37.0", "1.38.2", "1.39.3", DEFAULT];
+pub(crate) const VERSIONS: &[&str] = &[OLDEST, "1.37.0", "1.38.2", "1.39.3", DEFAULT];
 
 /// Returns the path of an Envoy binary, fetched the first time.
 ///
