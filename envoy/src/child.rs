@@ -25,6 +25,22 @@ impl Owned {
         self.0.id()
     }
 
+    /// Kills it, and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        // Both fail only if the process has ended and was reaped, which is what is wanted.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&mut self, signal: libc::c_int) {
+        // A process that was reaped may have lent its number to another one.
+        if let (Ok(None), Ok(pid)) = (self.ended(), libc::pid_t::try_from(self.pid())) {
+            // SAFETY: kill takes numbers only, and the process is our own child.
+            unsafe { libc::kill(pid, signal) };
+        }
+    }
+
     /// How it ended, or `None` while it runs.
     pub(crate) fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
         self.0.try_wait()
@@ -33,9 +49,7 @@ impl Owned {
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        // Both fail only if the process has ended and was reaped, which is what is wanted.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        self.kill();
     }
 }
 

@@ -32,6 +32,7 @@
 //!   has no method of its own is laid over Envoy's configuration as JSON (`hcm`, `wasm`, …).
 //! - [`Envoy`]: metrics, log, access log ([`LogEntry`]), memory and CPU time, the admin interface.
 //! - [`Backend`]: limits, rejected keys, faults ([`Fault`]) and the journal of checks ([`Check`]).
+//! - [`Program`]: a server that is not ours, on a [`Port`] of its own; killed, frozen, thawed.
 //! - [`Upstream`]: echoes, with a journal of requests ([`Seen`]).
 //! - [`Request`] and [`Response`], [`Pending`] for many at once and for clients that leave,
 //!   [`Connection`] for keep-alive, [`Raw`] for bytes by hand.
@@ -59,6 +60,8 @@ mod wire;
 
 mod upstream;
 
+mod program;
+
 mod client;
 mod raw;
 mod response;
@@ -78,6 +81,7 @@ pub use ecds::Push;
 pub use envoy::{Envoy, Validation, binary, module, validate};
 pub use fault::Fault;
 pub use metrics::Sample;
+pub use program::{Port, Program};
 pub use raw::Raw;
 pub use response::Response;
 pub use rig::Rig;
