@@ -3,6 +3,7 @@
 mod gated;
 
 mod allow_and_deny;
+mod answers;
 mod breaker;
 mod cache;
 mod config_problems;
@@ -14,6 +15,8 @@ mod hostile_bytes;
 mod leases;
 mod matrix;
 mod metrics;
+mod own_backend;
+mod page;
 mod presets;
 mod reload;
 mod restricted;

@@ -154,8 +154,34 @@ fn the_list_for_capability_restriction_is_the_modules_interface() {
     }
 }
 
-const DOCUMENTS: [&str; 4] = [
+#[test]
+fn the_page_shows_the_example_server_as_it_is_tested() {
+    let example = read("examples/quota_server.py");
+    assert_eq!(fenced(&read("docs/backends.md"), "python"), [example]);
+}
+
+#[test]
+fn the_page_has_a_configuration_for_every_preset() {
+    let page = read("docs/backends.md");
+    let configurations = fenced(&page, "json").join("");
+    // `headers` is what a backend speaks that names no preset.
+    for preset in [
+        "custom",
+        "envoy_ratelimit",
+        "gubernator",
+        "limitador",
+        "throttlecrab",
+        "unkey",
+    ] {
+        let said = format!("\"preset\": \"{preset}\"");
+        assert!(configurations.contains(&said), "{preset}");
+        assert!(page.contains(&format!("\n## {preset}\n")), "{preset}");
+    }
+}
+
+const DOCUMENTS: [&str; 5] = [
     "README.md",
+    "docs/backends.md",
     "docs/migration.md",
     "docs/operations.md",
     "docs/security.md",
