@@ -65,6 +65,14 @@ impl<K, V> SortedMap<K, V> {
     }
 }
 
+impl<K: Copy, V> SortedMap<K, V> {
+    /// The first key whose value is like that.
+    pub fn find_key(&self, is_it: impl Fn(&V) -> bool) -> Option<K> {
+        let mut pairs = self.pairs.iter();
+        pairs.find_map(|(key, value)| is_it(value).then_some(*key))
+    }
+}
+
 impl<K: Ord, V> SortedMap<K, V> {
     /// The value of `key`.
     #[must_use]

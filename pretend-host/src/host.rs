@@ -579,6 +579,7 @@ impl<'m> Host<'m> {
 
     fn end(&mut self, id: StreamId, fate: Fate) {
         let vm = &mut self.vms[id.worker];
+        vm.log(id.context);
         vm.finish(id.context);
         let Some(mut stream) = vm.state_mut().streams.remove(&id.context) else {
             return;

@@ -122,6 +122,7 @@ struct Exports {
     request_trailers: Option<TypedFunc<(u32, u32), u32>>,
     response_headers: OnStream,
     http_call_response: OnReply,
+    log: OnContext,
     done: Option<TypedFunc<u32, u32>>,
     delete: OnContext,
 }
@@ -138,6 +139,7 @@ impl Exports {
             request_trailers: find(instance, store, "proxy_on_request_trailers"),
             response_headers: find(instance, store, "proxy_on_response_headers"),
             http_call_response: find(instance, store, "proxy_on_http_call_response"),
+            log: find(instance, store, "proxy_on_log"),
             done: find(instance, store, "proxy_on_done"),
             delete: find(instance, store, "proxy_on_delete"),
         }
@@ -277,6 +279,12 @@ impl Vm {
         let arguments = (root, token, headers, body, 0);
         self.call("proxy_on_http_call_response", root, func, arguments);
         self.state_mut().reply = None;
+    }
+
+    /// Tells a stream that it is over and may be logged.
+    pub(crate) fn log(&mut self, context: u32) {
+        let func = self.exports.log;
+        self.call("proxy_on_log", context, func, context);
     }
 
     /// Tells a context that it is over, and that it is forgotten.

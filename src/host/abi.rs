@@ -460,7 +460,9 @@ extern "C" fn proxy_on_http_call_response(
     vm::on_http_call_response(root, token, headers);
 }
 
+/// The end of a stream, whoever ended it. `proxy_on_done` and `proxy_on_delete` would tell of it as
+/// well, and are not exported: each costs every stream another call into the VM.
 #[unsafe(no_mangle)]
-extern "C" fn proxy_on_delete(context: u32) {
-    vm::on_delete(context);
+extern "C" fn proxy_on_log(stream: u32) {
+    vm::on_log(stream);
 }

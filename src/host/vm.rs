@@ -3,6 +3,9 @@
 //! A configuration push makes a new root context; streams of the old one stay with the old gate
 //! until they end. Most of the time there is one root, and then no stream needs to be remembered:
 //! whatever is not noted in `owners` belongs to the oldest root.
+//!
+//! The end of a root is not heard: the callbacks that would tell of it cost every stream a call.
+//! Its timer ends with it, so a root that is silent while another one ticks is over.
 
 use std::cell::RefCell;
 
@@ -27,6 +30,8 @@ thread_local! {
 struct Vm {
     roots: SortedMap<u32, Root>,
     owners: SortedMap<u32, u32>,
+    /// Ticks of all roots together.
+    ticks: u64,
 }
 
 /// One plugin configuration at work.
@@ -35,12 +40,20 @@ struct Root {
     gate: Option<Gate>,
     calls: SortedMap<u32, CallId>,
     metrics: SortedMap<Metric, u32>,
+    /// [`Vm::ticks`] when it last showed a sign of life.
+    seen: u64,
+    /// Another configuration is in force: it may be forgotten at the end of any of its streams.
+    replaced: bool,
 }
 
 pub(super) fn on_context_create(context: u32, root: u32) {
     with(|vm| {
         if root == 0 {
-            vm.roots.insert(context, Root::default());
+            let fresh = Root {
+                seen: vm.ticks,
+                ..Root::default()
+            };
+            vm.roots.insert(context, fresh);
         } else if vm.oldest() != Some(root) {
             vm.owners.insert(context, root);
         }
@@ -61,6 +74,7 @@ pub(super) fn on_configure(root: u32) -> bool {
             abi::set_tick_period(u32::try_from(millis(TICK)).unwrap_or(1));
             with(|vm| {
                 for other in vm.roots.values_mut() {
+                    other.replaced = true;
                     if let Some(gate) = &mut other.gate {
                         gate.handle_replaced();
                     }
@@ -75,14 +89,17 @@ pub(super) fn on_configure(root: u32) -> bool {
 
 pub(super) fn on_tick(root: u32) {
     with(|vm| {
+        vm.ticks = vm.ticks.saturating_add(1);
         let Some(root) = vm.roots.get_mut(&root) else {
             return;
         };
+        root.seen = vm.ticks;
         if let Some(gate) = &mut root.gate {
             gate.handle_tick(wall(), &mut HostShared);
         }
         root.drain(None);
         root.flush();
+        vm.retire_silent();
     });
 }
 
@@ -179,16 +196,20 @@ pub(super) fn on_http_call_response(root: u32, token: u32, headers: u32) {
     });
 }
 
-pub(super) fn on_delete(context: u32) {
+pub(super) fn on_log(stream: u32) {
     with(|vm| {
-        if let Some(mut root) = vm.roots.remove(&context) {
-            root.retire();
-            return;
+        if let Some(root) = vm.root_of(stream) {
+            if let Some(gate) = &mut root.gate {
+                gate.handle_close(StreamId(stream));
+            }
+            // This may be its last sign of life, and what it has counted must not go with it.
+            if root.replaced {
+                root.flush();
+            }
         }
-        if let Some(gate) = vm.root_of(context).and_then(|root| root.gate.as_mut()) {
-            gate.handle_close(StreamId(context));
+        if !vm.owners.is_empty() {
+            vm.owners.remove(&stream);
         }
-        vm.owners.remove(&context);
     });
 }
 
@@ -197,6 +218,26 @@ impl Vm {
         Self {
             roots: SortedMap::new(),
             owners: SortedMap::new(),
+            ticks: 0,
+        }
+    }
+
+    /// Forgets the roots whose timer has ended: they are over, and so are all their streams.
+    fn retire_silent(&mut self) {
+        let Some(most) = u64::try_from(self.roots.len())
+            .ok()
+            .filter(|roots| *roots > 1)
+            .map(|roots| roots.saturating_mul(SILENT_TICKS))
+        else {
+            return;
+        };
+        while let Some(root) = self
+            .roots
+            .find_key(|root| self.ticks.saturating_sub(root.seen) > most)
+        {
+            if let Some(mut root) = self.roots.remove(&root) {
+                root.retire();
+            }
         }
     }
 
@@ -295,7 +336,7 @@ impl Root {
         }
     }
 
-    /// The host is about to forget this root: what is in flight will not be heard of again.
+    /// The host has forgotten this root: what is in flight will not be heard of again.
     fn retire(&mut self) {
         if let Some(gate) = &mut self.gate {
             gate.handle_end(wall(), &mut HostShared);
@@ -415,6 +456,10 @@ const DECISION_HEADER: &str = "x-quota-decision";
 
 /// What every real answer carries, and no answer that Envoy made itself.
 const FROM_BACKEND: &[u8] = b"x-envoy-upstream-service-time";
+
+/// A root that lives ticks as often as any other, so this many of each one's without one of its own
+/// say that it does not: one second.
+const SILENT_TICKS: u64 = 50;
 
 /// Far above any configuration within the parser's bounds.
 const CONFIGURATION_BYTES_MAX: usize = 16 * 1024 * 1024;
