@@ -28,6 +28,13 @@ pub struct PlainShared {
     versions: u32,
 }
 
+impl PlainShared {
+    /// The names that something was ever written under.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.values.keys().map(String::as_str)
+    }
+}
+
 impl Shared for PlainShared {
     fn load(&mut self, key: &str) -> (Vec<u8>, Version) {
         match self.values.get(key) {

@@ -2,8 +2,12 @@
 
 use std::rc::Rc;
 
+use quota_gate::gate::bounds::Bounds;
+use quota_gate::metadata;
 use quota_gate::request::PlainRequest;
 use serde_json::{Value, json};
+
+use crate::tables;
 
 pub(crate) const MS: u64 = 1_000_000;
 pub(crate) const SEC: u64 = 1_000 * MS;
@@ -12,18 +16,52 @@ pub(crate) const SEC: u64 = 1_000 * MS;
 pub(crate) const TENANT_MARK: &str = "s3cr3t";
 pub(crate) const TOKEN_MARK: &str = "t0k3n";
 
-/// Numbers that are a function of their seed (SplitMix64).
+/// Numbers that are a function of their seed (SplitMix64), or are read off a tape while it lasts.
 #[derive(Clone, Debug)]
-pub(crate) struct Random(u64);
+pub(crate) struct Random {
+    state: u64,
+    /// In reverse: the next byte is the last one.
+    tape: Vec<u8>,
+}
 
 impl Random {
     pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0xd134_2543_de82_ef95).wrapping_add(1))
+        Self {
+            state: seed.wrapping_mul(0xd134_2543_de82_ef95).wrapping_add(1),
+            tape: Vec::new(),
+        }
+    }
+
+    /// Every choice is read off the bytes, one or two for each, so that whoever changes a byte
+    /// changes one choice.
+    #[cfg(fuzzing)]
+    pub(crate) fn of_tape(bytes: &[u8]) -> Self {
+        Self {
+            tape: bytes.iter().rev().copied().collect(),
+            ..Self::new(0)
+        }
+    }
+
+    /// Whether nothing is left of the tape.
+    #[cfg(fuzzing)]
+    pub(crate) const fn is_over(&self) -> bool {
+        self.tape.is_empty()
     }
 
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut value = self.0;
+        if let Some(low) = self.tape.pop() {
+            let high = match bound > 0x100 {
+                true => self.tape.pop().unwrap_or(0),
+                false => 0,
+            };
+            let value = u64::from(u16::from_le_bytes([low, high]));
+            if bound <= 0x1_0000 {
+                return value % bound.max(1);
+            }
+            return ((u128::from(value) * u128::from(bound)) >> 16) as u64;
+        }
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut value = self.state;
         value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         value ^= value >> 31;
@@ -74,10 +112,17 @@ pub(crate) struct Nature {
     hot: bool,
     /// No cached yes and no joined check in any configuration of this world.
     pub(crate) unshared: bool,
+    /// The tables hold a few entries, and routes speak by their metadata.
+    pub(crate) few: bool,
+    pub(crate) bounds: Bounds,
 }
 
 impl Nature {
-    pub(crate) fn new(random: &mut Random) -> Self {
+    pub(crate) fn new(random: &mut Random, few: bool) -> Self {
+        let bounds = match few {
+            true => tables::few(random),
+            false => Bounds::WORKER,
+        };
         let weathers = [
             Weather::Calm,
             Weather::Calm,
@@ -95,6 +140,8 @@ impl Nature {
             pushes: random.percent(50),
             hot: random.percent(30),
             unshared: random.percent(50),
+            few,
+            bounds,
         }
     }
 }
@@ -161,6 +208,8 @@ pub(crate) struct BackendFacts {
 #[derive(Clone, Debug)]
 pub(crate) struct Way {
     pub(crate) path: String,
+    /// What the matched route says of itself.
+    pub(crate) metadata: Option<Vec<u8>>,
     /// `None` for no check at all.
     pub(crate) policy: Option<Rc<PolicyFacts>>,
 }
@@ -201,10 +250,7 @@ impl Setup {
         let policies: Vec<PolicyFacts> = (0..random.between(1, 3))
             .map(|index| policy(random, nature, index, &names))
             .collect();
-        let mut ways = vec![Way {
-            path: "/off".to_owned(),
-            policy: None,
-        }];
+        let mut ways = vec![Way::plain("/off", None)];
         let mut routes = vec![json!({"match": {"path_prefix": "/off"}, "policy": "off"})];
         for own in &policies {
             let mut other = own.clone();
@@ -216,14 +262,15 @@ impl Setup {
                 "override": {"failure_mode": other.mode.word(), "timeout": ms(other.timeout)}}),
             );
             routes.push(json!({"match": {"path_prefix": plain}, "policy": own.name}));
-            ways.push(Way {
-                path: plain,
-                policy: Some(Rc::new(own.clone())),
-            });
-            ways.push(Way {
-                path: changed,
-                policy: Some(Rc::new(other)),
-            });
+            ways.push(Way::plain(&plain, Some(own)));
+            ways.push(Way::plain(&changed, Some(&other)));
+        }
+        if nature.few {
+            let mut own = policies.iter().flat_map(|own| by_metadata(random, own));
+            ways.extend(own.by_ref());
+            // A name that means nothing leads to the default policy, wherever the path leads.
+            let nobody = tables::metadata(&[("policy", "nobody")]);
+            ways.push(Way::plain("/off", Some(&policies[0])).with(nobody));
         }
         let emergency = emergency(random, wall);
         let mut json = json!({
@@ -263,6 +310,41 @@ impl Setup {
         let active = self.emergency.as_ref().filter(|own| wall < own.until);
         active.map(|own| own.bypass)
     }
+}
+
+impl Way {
+    fn plain(path: &str, policy: Option<&PolicyFacts>) -> Self {
+        Self {
+            path: path.to_owned(),
+            metadata: None,
+            policy: policy.map(|own| Rc::new(own.clone())),
+        }
+    }
+
+    fn with(mut self, metadata: Vec<u8>) -> Self {
+        self.metadata = Some(metadata);
+        self
+    }
+}
+
+/// The ways to a policy of routes that name it, change it, or turn away from it.
+fn by_metadata(random: &mut Random, own: &PolicyFacts) -> [Way; 4] {
+    let path = format!("/{}/a", own.name);
+    let mut other = own.clone();
+    other.mode = Mode::random(random);
+    other.timeout = random.between(1, 200) * MS;
+    let terms = [
+        ("failure_mode", other.mode.word()),
+        ("timeout", &ms(other.timeout)),
+    ];
+    let mut shadow = own.clone();
+    shadow.shadow = true;
+    [
+        Way::plain("/off", Some(own)).with(tables::metadata(&[("policy", &own.name)])),
+        Way::plain(&path, Some(&other)).with(tables::metadata(&terms)),
+        Way::plain(&path, Some(&shadow)).with(tables::metadata(&[("enforcement", "shadow")])),
+        Way::plain(&path, None).with(tables::metadata(&[("policy", "off")])),
+    ]
 }
 
 fn emergency(random: &mut Random, wall: u64) -> Option<EmergencyFacts> {
@@ -395,8 +477,15 @@ impl Asked {
         };
         let plain = PlainRequest::new(method, "api.example.com", path)
             .with_header("x-request-id", format!("req-{serial}"));
+        let plain = match &way.metadata {
+            Some(bytes) => plain.with_property(metadata::PROPERTY, bytes),
+            None => plain,
+        };
         let mut asked = Self {
-            told: format!("{method} {path}"),
+            told: match &way.metadata {
+                Some(bytes) => format!("{method} {path} with {}", bytes.escape_ascii()),
+                None => format!("{method} {path}"),
+            },
             plain,
             status_page,
             preflight,

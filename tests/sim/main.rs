@@ -7,6 +7,7 @@
 mod events;
 mod invariants;
 mod model;
+mod tables;
 mod world;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ struct Sums {
     races: u64,
     streams: u64,
     faults: BTreeMap<String, u64>,
+    full: BTreeMap<String, u64>,
     reasons: BTreeMap<String, u64>,
     broken: Vec<u64>,
 }
@@ -87,14 +89,9 @@ impl Sums {
         }
         self.steps += world.steps;
         self.races += world.raced;
-        for (into, from) in [
-            (&mut self.faults, &world.faults),
-            (&mut self.reasons, &world.reasons),
-        ] {
-            for (what, times) in from {
-                *into.entry(what.clone()).or_default() += times;
-            }
-        }
+        tables::add(&mut self.faults, &world.faults);
+        tables::add(&mut self.full, &world.full);
+        tables::add(&mut self.reasons, &world.reasons);
         self.streams += world.reasons.values().sum::<u64>();
     }
 }
@@ -108,6 +105,7 @@ fn tell(sums: &Sums, seeds: u64) {
         sums.broken.len()
     );
     println!("injected: {}", list(&sums.faults));
+    println!("full: {}", list(&sums.full));
     println!("decided: {}", list(&sums.reasons));
 }
 

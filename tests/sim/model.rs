@@ -287,6 +287,13 @@ impl Known {
         })
     }
 
+    /// When an answer came that counts as new for a request of this cost, whatever it says.
+    pub(crate) fn fresh_since(&self, now: u64, cost: u64, policy: &PolicyFacts) -> Option<u64> {
+        let own = self.answers.last()?;
+        self.remembers(now, cost, policy, 0, |_| true)
+            .then_some(own.at)
+    }
+
     /// Spends units, those first that end first; `false` when there are not enough.
     pub(crate) fn spend(&mut self, now: u64, cost: u64) -> bool {
         self.tranches
@@ -310,6 +317,14 @@ pub(crate) struct LocalModel {
 }
 
 impl LocalModel {
+    /// Whether there is room beyond doubt, with ten microseconds for the rounding of times.
+    pub(crate) fn has_room(&self, wall: u64, key: &Key, cost: u64, policy: &PolicyFacts) -> bool {
+        let (units, per, burst) = policy.local;
+        let interval = per.div_ceil(units);
+        let full_at = self.full_at.get(key).copied().unwrap_or(0);
+        full_at.max(wall) + cost * interval + 10_000 <= wall + burst * interval
+    }
+
     /// Whether there was room, with a microsecond for the rounding of times.
     pub(crate) fn take(&mut self, wall: u64, key: &Key, cost: u64, policy: &PolicyFacts) -> bool {
         let (units, per, burst) = policy.local;

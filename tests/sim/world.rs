@@ -18,6 +18,7 @@ use quota_gate::wire::RawReply;
 use crate::events::{Asked, EPOCH, Fault, MS, Mood, Nature, Random, SEC, Setup, Weather};
 use crate::invariants::{Chain, Tally, Transition};
 use crate::model::{Books, Check, Key, Known, LocalModel, Ruling, Said, Steady};
+use crate::tables::Watch;
 
 pub(crate) const TICK: u64 = 20 * MS;
 
@@ -100,6 +101,7 @@ pub(crate) struct Instance {
     pub(crate) outbox: VecDeque<(Effect, Rc<Cause>)>,
     pub(crate) metrics: BTreeMap<String, i64>,
     pub(crate) tally: Tally,
+    pub(crate) watch: Watch,
     /// The host has forgotten it.
     pub(crate) over: bool,
 }
@@ -190,7 +192,7 @@ pub(crate) struct World {
     pub(crate) random: Random,
     pub(crate) truth: u64,
     offset: i64,
-    shared: PlainShared,
+    pub(crate) shared: PlainShared,
     setup: Rc<Setup>,
     pub(crate) gates: Vec<Option<Box<Instance>>>,
     /// The gate at work, by worker.
@@ -208,6 +210,8 @@ pub(crate) struct World {
     pub(crate) admitted: BTreeMap<(String, Key), u64>,
     pub(crate) raced: u64,
     pub(crate) faults: BTreeMap<String, u64>,
+    /// How often a table was full at a tick, and what came of it.
+    pub(crate) full: BTreeMap<String, u64>,
     pub(crate) steps: u64,
     pub(crate) reasons: BTreeMap<String, u64>,
     traced: bool,
@@ -216,8 +220,12 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(seed: u64, traced: bool) -> Self {
-        let mut random = Random::new(seed);
-        let nature = Nature::new(&mut random);
+        Self::of(Random::new(seed), seed.is_multiple_of(3), traced)
+    }
+
+    /// A world that is a function of its numbers; with `few` its tables hold a few entries.
+    pub(crate) fn of(mut random: Random, few: bool, traced: bool) -> Self {
+        let nature = Nature::new(&mut random, few);
         let setup = Rc::new(Setup::new(&mut random, &nature, EPOCH * SEC));
         let mut world = Self {
             random,
@@ -239,6 +247,7 @@ impl World {
             admitted: BTreeMap::new(),
             raced: 0,
             faults: BTreeMap::new(),
+            full: BTreeMap::new(),
             steps: 0,
             reasons: BTreeMap::new(),
             traced,
@@ -272,6 +281,19 @@ impl World {
         while self.steps < steps {
             self.step();
         }
+        self.come_to_rest();
+    }
+
+    /// Lets things happen while there are choices on the tape, then lets everything end.
+    #[cfg(fuzzing)]
+    pub(crate) fn run_tape(&mut self, steps_max: u64) {
+        while self.steps < steps_max && !self.random.is_over() {
+            self.step();
+        }
+        self.come_to_rest();
+    }
+
+    fn come_to_rest(&mut self) {
         self.quiet = true;
         let end = self.truth + 2 * SEC;
         while self.truth < end && self.step() {}
@@ -291,7 +313,7 @@ impl World {
         };
         let index = self.gates.len();
         self.gates.push(Some(Box::new(Instance {
-            gate: Gate::new(config, index as u64),
+            gate: Gate::with_bounds(config, index as u64, &self.nature.bounds),
             setup: Rc::clone(&self.setup),
             clock: Steady::default(),
             ticked: None,
@@ -300,6 +322,7 @@ impl World {
             outbox: VecDeque::new(),
             metrics: BTreeMap::new(),
             tally: Tally::default(),
+            watch: Watch::default(),
             over: false,
         })));
         let first = self.random.below(TICK);
@@ -437,6 +460,7 @@ impl World {
             closed: false,
         };
         self.streams.insert(id, stream);
+        self.watch_arrival(index, id, &flow);
         match flow {
             Flow::Answer(answer) => self.answered(index, id, &answer),
             Flow::Release(release) => self.release(index, id, &release, &cause),
@@ -502,6 +526,7 @@ impl World {
         self.drive(index, |own, wall, shared| own.tick(truth, wall, shared));
         self.carry_out(index);
         self.check_tick(index);
+        self.check_tables(index);
         let late = match self.random.below(100) {
             0 => self.random.below(150 * MS),
             _ => self.random.below(2 * MS),
@@ -650,6 +675,33 @@ impl World {
         self.carry_out(index);
         self.instance_mut(index).over = true;
         self.check_over(index);
+    }
+
+    /// What the tables should have done for a request that has just arrived.
+    fn watch_arrival(&mut self, index: usize, id: u32, flow: &Flow) {
+        let stream = &self.streams[&id];
+        let own = self.instance(index);
+        let policy = stream.asked.way.policy.clone();
+        let Some((policy, key)) = policy.zip(stream.key.clone()) else {
+            return;
+        };
+        if stream.asked.status_page || self.at_once(own, &stream.asked).is_some() {
+            return;
+        }
+        let unanswered = match flow {
+            Flow::Answer(_) => false,
+            Flow::Release(release) => release.decision.cause.is_some(),
+            Flow::Wait => true,
+        };
+        let (cost, now) = (stream.asked.cost, own.clock.now);
+        let known = own.known.get(&key).filter(|_| policy.lease.is_none());
+        let fresh = known.and_then(|known| known.fresh_since(now, cost, &policy));
+        let watch = &mut self.instance_mut(index).watch;
+        if policy.lease.is_some() {
+            watch.meet(key);
+        } else if let Some(since) = fresh.filter(|_| unanswered) {
+            watch.miss(key, since);
+        }
     }
 
     /// Forgets every gate that is left, as a host that shuts down does.
