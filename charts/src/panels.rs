@@ -16,6 +16,7 @@ pub struct Panels {
     note: String,
     columns: usize,
     height: f64,
+    each_named: bool,
     panels: Vec<Lines>,
 }
 
@@ -29,6 +30,7 @@ impl Panels {
             note: String::new(),
             columns: columns.max(1),
             height: HEIGHT,
+            each_named: false,
             panels: Vec::new(),
         }
     }
@@ -54,6 +56,14 @@ impl Panels {
         self
     }
 
+    /// Each panel names its own series, at their ends: for panels about different things, where
+    /// one legend for all would be long.
+    #[must_use]
+    pub const fn each_named(mut self) -> Self {
+        self.each_named = true;
+        self
+    }
+
     /// Adds a panel; of its words only the title counts.
     #[must_use]
     pub fn panel(mut self, lines: Lines) -> Self {
@@ -75,7 +85,10 @@ impl Panels {
                 names.push(name);
             }
         }
-        let legend = self.legend(&names)?;
+        let legend = match self.each_named {
+            true => Vec::new(),
+            false => self.legend(&names)?,
+        };
         let rows = self.panels.len().div_ceil(self.columns);
         let below = if legend.is_empty() { 0.0 } else { 8.0 };
         let top = words.top() + legend.len() as f64 * LEGEND + below;
@@ -98,13 +111,18 @@ impl Panels {
                 let top = ((index / self.columns) as f64).mul_add(self.height + GAP, top);
                 let title = Type::new(BODY, INK).bold();
                 write(area, &panel.title, (left, top + BODY * 0.6), title)?;
+                let own: Vec<&str> = panel.series.iter().map(|one| one.name.as_str()).collect();
+                let mut labels = 0.0_f64;
+                for name in own.iter().filter(|_| self.each_named) {
+                    labels = labels.max(Type::new(BODY, INK).bold().width(name)? + 10.0);
+                }
                 let plot = Plot {
                     lines: panel,
-                    names: &names,
-                    named: false,
+                    names: if self.each_named { &own } else { &names },
+                    named: self.each_named,
                     size: SMALL - 1.0,
                     left,
-                    right: left + width - GAP,
+                    right: left + width - GAP - labels,
                     top: BODY.mul_add(1.5, top),
                     bottom: top + self.height,
                 };

@@ -4,7 +4,8 @@ use anyhow::{Result, ensure};
 use plotters::prelude::{Circle, Color, PathElement, RGBColor};
 
 use crate::house::{
-    Area, BODY, GRID, INK, PALETTE, SHADE, SOFT, Type, dashes, fill, line, place, thick, write,
+    Area, BODY, GRID, INK, PALETTE, SHADE, SMALL, SOFT, Type, dashes, fill, line, place, thick,
+    write,
 };
 use crate::lines::{Axis, Lines, Series};
 use crate::ticks::{linear, logarithmic, number};
@@ -174,7 +175,8 @@ impl Plot<'_> {
             }
         }
         ends.sort_by(|one, other| one.0.total_cmp(&other.0));
-        let apart = BODY * 1.25;
+        let size = self.size + BODY - SMALL;
+        let apart = size * 1.25;
         // Downwards first, then up again from the frame's end.
         for index in 1..ends.len() {
             ends[index].0 = ends[index].0.max(ends[index - 1].0 + apart);
@@ -185,7 +187,7 @@ impl Plot<'_> {
             lowest = end.0 - apart;
         }
         for (y, name) in ends {
-            let kind = Type::new(BODY, color(self.names, name)).bold();
+            let kind = Type::new(size, color(self.names, name)).bold();
             write(area, name, (frame.x.end + 10.0, y), kind)?;
         }
         Ok(())

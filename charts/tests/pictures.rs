@@ -21,6 +21,22 @@ fn bars_carry_their_names_numbers_and_lines() {
 }
 
 #[test]
+fn panels_that_name_their_own_series_name_them_twice() {
+    let (x, y) = (Axis::new("s"), Axis::new("a second"));
+    let points = || (0..9).map(|x| (f64::from(x), f64::from(x)));
+    let panel = |title: &str| {
+        Lines::new(title, x.clone(), y.clone()).series(Series::new("denied", points()))
+    };
+    let grid = Panels::new("Both", 2)
+        .panel(panel("here"))
+        .panel(panel("there"));
+
+    let svg = Chart::from(grid.each_named()).svg().unwrap();
+
+    assert_eq!(svg.matches("denied").count(), 2, "{svg}");
+}
+
+#[test]
 fn lines_carry_their_axes_and_names() {
     let svg = lines().svg().unwrap();
     for text in [

@@ -9,6 +9,7 @@
 //! - `test`: every check that CI runs
 //! - `tidy`: house rules over the repository's files; `deny`: what dependencies may be
 //! - `reference`: the configuration's JSON Schema and reference, made from its keys
+//! - `rehearse`: an outage in quick time, for the dashboard's picture
 //! - `manifests`: what users copy is held to the code
 //! - `paths`: where things are; `process`: running commands; `say`: telling what goes on
 
@@ -23,6 +24,7 @@ mod manifests;
 mod paths;
 mod process;
 mod reference;
+mod rehearse;
 mod say;
 mod setup;
 mod test;
@@ -53,6 +55,8 @@ enum Command {
     Demo(demo::Args),
     /// Write envoy/quota-gate.schema.json and docs/reference.md
     Reference(reference::Args),
+    /// Live through an outage, and draw the dashboard from what Prometheus saw
+    Rehearse(rehearse::Args),
     /// Fetch what build, test and demo need, and say where it is
     Setup(setup::Args),
     /// Run every check that CI runs, or the named ones
@@ -78,6 +82,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Explain(args) => return Ok(explain::run(&args)),
         Command::Demo(args) => return demo::run(&args),
         Command::Reference(args) => reference::run(&args)?,
+        Command::Rehearse(args) => rehearse::run(&args)?,
         Command::Setup(args) => setup::run(&args)?,
         Command::Test(args) => return test::run(&args),
         Command::Tidy => tidy::run()?,

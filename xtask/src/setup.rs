@@ -5,6 +5,8 @@ mod envoy;
 mod runner;
 mod wasm;
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 
 pub(crate) use debian::program as debian_program;
@@ -34,9 +36,8 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     wasm()?;
     if args.servers {
-        for (program, package) in SERVERS {
-            let path = debian_program(program, package)?;
-            say::news(program, &format!("at {}", path.display()));
+        for (_, path) in prometheus()? {
+            say::news("prometheus", &format!("at {}", path.display()));
         }
     }
     let versions = if args.matrix {
@@ -55,5 +56,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// What tests run beside Envoy, with the package of Debian that brings it.
-const SERVERS: &[(&str, &str)] = &[("prometheus", "prometheus"), ("promtool", "prometheus")];
+/// Prometheus and its rule checker, each by the variable that tells tests where it is.
+///
+/// # Errors
+/// They can't be had on this machine; the error says what to do.
+pub(crate) fn prometheus() -> Result<[(&'static str, PathBuf); 2]> {
+    Ok([
+        (
+            "QUOTA_GATE_PROMETHEUS",
+            debian_program("prometheus", "prometheus")?,
+        ),
+        (
+            "QUOTA_GATE_PROMTOOL",
+            debian_program("promtool", "prometheus")?,
+        ),
+    ])
+}

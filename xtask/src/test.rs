@@ -59,6 +59,8 @@ enum Step {
     Matrix,
     /// The promises on the oldest and the newest Envoy, restricted to the published capabilities
     Restricted,
+    /// Alert rules and dashboard, on a real Prometheus that scrapes a real Envoy
+    Observability,
     /// rustdoc has no warning, and its examples run
     Doc,
 }
@@ -129,6 +131,7 @@ impl Tools {
             Step::Demo,
             Step::Matrix,
             Step::Restricted,
+            Step::Observability,
         ]) {
             tools.wasm = Some(setup::wasm()?);
         }
@@ -137,7 +140,7 @@ impl Tools {
             news("test runner", "wasm-bindgen's, in Node");
         }
         let versions: &[&str] = match (
-            any(&[Step::Rig, Step::E2e, Step::Demo]),
+            any(&[Step::Rig, Step::E2e, Step::Demo, Step::Observability]),
             any(&[Step::Matrix, Step::Restricted]),
         ) {
             (_, true) => setup::ENVOY_VERSIONS,
@@ -200,6 +203,7 @@ impl Step {
                 let versions = [setup::ENVOY_OLDEST, setup::ENVOY_DEFAULT];
                 Promises::Restricted.on_each(tools, &versions, keep_going, tally)
             }
+            Self::Observability => observability(tools, keep_going, tally),
             Self::Doc => doc(tally),
         }
     }
@@ -332,6 +336,19 @@ fn rig(tools: &Tools, keep_going: bool, tally: &mut Tally) -> Result<()> {
         .args(["--package", "envoy-harness", "--test", "*"])
         .env("QUOTA_GATE_ENVOY", tools.envoy(setup::ENVOY_DEFAULT)?)
         .env("QUOTA_GATE_WASM", paths::module());
+    run_tests(&mut command, keep_going, tally)
+}
+
+fn observability(tools: &Tools, keep_going: bool, tally: &mut Tally) -> Result<()> {
+    build::build(tools.wasm()?)?;
+    let mut command = cargo("test");
+    command
+        .args(["--package", "quota-gate-observability", "--test", "*"])
+        .env("QUOTA_GATE_ENVOY", tools.envoy(setup::ENVOY_DEFAULT)?)
+        .env("QUOTA_GATE_WASM", paths::module());
+    for (variable, path) in setup::prometheus()? {
+        command.env(variable, path);
+    }
     run_tests(&mut command, keep_going, tally)
 }
 
