@@ -372,6 +372,17 @@ impl Builder {
                 ProblemKind::Conflict { with },
             );
         }
+        // A bucket of one unit is forgotten at once by its server, which then limits nothing.
+        let burst = policy.quota.as_ref().map(|quota| quota.burst);
+        if preset == Preset::Throttlecrab && burst == Some(1) {
+            let with =
+                "ThrottleCrab has no limit where the burst is 1, give a `burst` of 2 or more";
+            let with = with.to_owned();
+            self.problems.add(
+                node.at(&policy::QUOTA).path(),
+                ProblemKind::Conflict { with },
+            );
+        }
     }
 
     fn descriptor(&mut self, policy: &Node<'_>) -> Vec<EntrySpec> {

@@ -386,7 +386,7 @@ table! { quota QUOTA "quota" "The quota that a backend is told with every check.
     PER "per" Kind::Duration("1s", "720h"), Presence::Required,
         "The time in which the units grow back; `throttlecrab` takes whole seconds, rounded up.";
     BURST "burst" Kind::Count(1, 1_000_000_000), otherwise!("the same as `units`"),
-        "Units that may be used at once; `gubernator` and `unkey` do not know it.";
+        "Units that may be used at once, 2 at least for `throttlecrab`; others do not know it.";
 }}
 
 table! { cache CACHE "cache" "How long answers may be used again; `0s` switches each one off." {

@@ -21,4 +21,5 @@ mod presets;
 mod reload;
 mod restricted;
 mod routes;
+mod throttlecrab;
 mod timeouts;

@@ -408,7 +408,7 @@ const RULES: &str = "
 - `preset: custom` requires `custom` and `path`, and nothing else has a `custom`. Rules for the body
   have both an `allow` and a `deny`: a reply that is neither is a failure.
 - The presets `gubernator`, `throttlecrab` and `unkey` require a `quota` in the policy; backends
-  with quotas of their own have none.
+  with quotas of their own have none. For `throttlecrab` its `burst` is not 1.
 
 ## Slots of `custom`
 

@@ -3,6 +3,7 @@
 mod debian;
 mod envoy;
 mod runner;
+mod throttlecrab;
 mod wasm;
 
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ pub(crate) use envoy::{
     DEFAULT as ENVOY_DEFAULT, OLDEST as ENVOY_OLDEST, VERSIONS as ENVOY_VERSIONS, envoy,
 };
 pub(crate) use runner::wasm_test_runner;
+pub(crate) use throttlecrab::throttlecrab;
 pub(crate) use wasm::{WasmCargo, wasm};
 
 use crate::say;
@@ -24,7 +26,7 @@ pub(crate) struct Args {
     /// Also fetch every Envoy of the version matrix
     #[arg(long)]
     matrix: bool,
-    /// Also install the servers that some tests run beside Envoy
+    /// Also install or compile the servers that some tests run beside Envoy
     #[arg(long)]
     servers: bool,
 }
@@ -39,6 +41,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         for (_, path) in prometheus()? {
             say::news("prometheus", &format!("at {}", path.display()));
         }
+        say::news("throttlecrab", &format!("at {}", throttlecrab()?.display()));
     }
     let versions = if args.matrix {
         ENVOY_VERSIONS

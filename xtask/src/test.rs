@@ -113,6 +113,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 struct Tools {
     wasm: Option<WasmCargo>,
     runner: Option<PathBuf>,
+    throttlecrab: Option<PathBuf>,
     envoys: Vec<(&'static str, PathBuf)>,
 }
 
@@ -138,6 +139,9 @@ impl Tools {
         if any(&[Step::Wasm]) {
             tools.runner = Some(setup::wasm_test_runner()?);
             news("test runner", "wasm-bindgen's, in Node");
+        }
+        if any(&[Step::E2e, Step::Restricted]) {
+            tools.throttlecrab = Some(setup::throttlecrab()?);
         }
         let versions: &[&str] = match (
             any(&[Step::Rig, Step::E2e, Step::Demo, Step::Observability]),
@@ -319,6 +323,9 @@ impl Promises {
             .args(["--test", "e2e"])
             .env("QUOTA_GATE_ENVOY", envoy)
             .env("QUOTA_GATE_WASM", paths::module());
+        if let Some(server) = &tools.throttlecrab {
+            command.env("QUOTA_GATE_THROTTLECRAB", server);
+        }
         let command = match self {
             Self::All => &mut command,
             Self::Core => command.arg("matrix::"),

@@ -494,6 +494,13 @@ fn a_quota_goes_with_backends_that_are_told_it() {
                     backend `b` is told it";
         assert!(problems.contains(text), "{problems}");
     }
+    for burst in ["", r#", "burst": 1"#] {
+        let quota = format!(r#""quota": {{"units": 1, "per": "1m"{burst}}}"#);
+        let problems = told("throttlecrab", &quota).unwrap_err().to_string();
+        let text = "policies.p.quota: conflict: ThrottleCrab has no limit where the burst is 1, \
+                    give a `burst` of 2 or more";
+        assert!(problems.contains(text), "{problems}");
+    }
     expect_problem(
         r#""quota": {"units": 10, "per": "1m"}"#,
         "policies.p.quota: conflict: backend `b` has quotas of its own and is not told this one",
