@@ -39,6 +39,12 @@ impl Gate {
         }
         for index in 0..self.breakers.len() {
             let Some(breaker) = self.breakers.get_mut(index).and_then(Option::as_mut) else {
+                // The gauge is the process's, and may be left over from a breaker that a push has
+                // taken away.
+                if resend && !self.watched.replaced {
+                    self.metrics
+                        .record(Metric::BreakerState(index), State::Closed.gauge());
+                }
                 continue;
             };
             let before = breaker.state();

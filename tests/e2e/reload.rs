@@ -176,6 +176,20 @@ fn a_push_with_other_breaker_settings_starts_anew() {
 }
 
 #[test]
+fn a_push_that_takes_the_breaker_away_takes_its_gauge_back() {
+    let rig = with_ecds(&with_breaker(&json!({}), 1), 1);
+    rig.backend().fail(Fault::Status(500));
+    ask(&rig, "/").send().expect_status(503);
+    rig.envoy()
+        .expect_metric("quota_gate_breaker_state", &[], 2);
+
+    push(&rig, &config(&json!({})));
+
+    rig.envoy()
+        .expect_metric("quota_gate_breaker_state", &[], 0);
+}
+
+#[test]
 fn a_tunnel_that_outlives_its_configuration_does_not_speak_for_the_new_one() {
     let open = json!({"failure_mode": "fail_open"});
     let rig = with_ecds(&with_breaker(&open, 1), 1);
