@@ -281,6 +281,7 @@ struct Rule {
     left: Option<u32>,
 }
 
+#[derive(Default)]
 struct Desk {
     books: Books,
     faults: Mutex<Vec<Rule>>,
@@ -288,19 +289,6 @@ struct Desk {
     journal: Journal<Check>,
     quota_headers: Mutex<QuotaHeaders>,
     rejected: Mutex<Vec<(String, u16)>>,
-}
-
-impl Default for Desk {
-    fn default() -> Self {
-        Self {
-            books: Books::new(),
-            faults: Mutex::default(),
-            headers: Mutex::default(),
-            journal: Journal::default(),
-            quota_headers: Mutex::default(),
-            rejected: Mutex::default(),
-        }
-    }
 }
 
 impl Handler for Desk {

@@ -11,40 +11,60 @@ use limitador::limit::{Context, Expression, Limit, Namespace, Predicate};
 use crate::server::lock;
 
 /// A descriptor: who is asking and for what, in order.
-pub(crate) type Descriptor = Vec<(String, String)>;
+pub type Descriptor = Vec<(String, String)>;
 
 /// Limits and what was used of them.
-pub(crate) struct Books {
+pub struct Books {
     limiter: RateLimiter,
     limits: Mutex<BTreeMap<String, Limit>>,
 }
 
 /// One limit's state, as far as it concerns a descriptor.
 #[derive(Clone, Debug)]
-pub(crate) struct Count {
-    pub(crate) name: String,
-    pub(crate) max: u64,
-    pub(crate) window: Duration,
-    pub(crate) remaining: u64,
-    pub(crate) resets_in: Duration,
+pub struct Count {
+    /// What it is called.
+    pub name: String,
+    /// Units per window.
+    pub max: u64,
+    /// How long a window is.
+    pub window: Duration,
+    /// Units left in this one.
+    pub remaining: u64,
+    /// When the next one begins.
+    pub resets_in: Duration,
 }
 
 /// What the books say to a charge.
 #[derive(Clone, Debug)]
-pub(crate) struct Charge {
+pub struct Charge {
     /// Units granted; 0 with a cost above 0 means denied.
-    pub(crate) granted: u64,
-    pub(crate) denied: bool,
+    pub granted: u64,
+    /// Whether nothing was granted for want of units.
+    pub denied: bool,
     /// The limits that apply, the tightest first, as they are afterwards.
-    pub(crate) counts: Vec<Count>,
+    pub counts: Vec<Count>,
+}
+
+impl Default for Books {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Books {
-    pub(crate) fn new() -> Self {
+    /// Books without limits: everything is granted.
+    #[must_use]
+    pub fn new() -> Self {
         Self {
             limiter: RateLimiter::new(COUNTERS_MAX),
             limits: Mutex::default(),
         }
+    }
+
+    /// Limits each value of the entry `name` to `max` units per `window` (whole seconds).
+    pub fn limit_each(&self, namespace: &str, name: &str, max: u64, window: Duration) {
+        let (name, limit) = limit((namespace, "", &[name]), max, window);
+        self.set(&name, limit);
     }
 
     /// Sets the limit `name`; what was counted for it stays, unless its conditions, its `each` or
@@ -67,7 +87,10 @@ impl Books {
     }
 
     /// Charges `cost`, or else what remains if that is at least `least`, or else nothing.
-    pub(crate) fn charge(
+    ///
+    /// # Panics
+    /// If limitador can't do what it can always do in memory.
+    pub fn charge(
         &self,
         namespace: &str,
         descriptor: &Descriptor,

@@ -32,6 +32,7 @@
 //!   has no method of its own is laid over Envoy's configuration as JSON (`hcm`, `wasm`, …).
 //! - [`Envoy`]: metrics, log, access log ([`LogEntry`]), memory and CPU time, the admin interface.
 //! - [`Backend`]: limits, rejected keys, faults ([`Fault`]) and the journal of checks ([`Check`]).
+//!   Its [`Books`] and what it says of them ([`answer`]) also serve where it would be too slow.
 //! - [`Program`]: a server that is not ours, on a [`Port`] of its own; killed, frozen, thawed.
 //! - [`Upstream`]: echoes, with a journal of requests ([`Seen`]).
 //! - [`Request`] and [`Response`], [`Pending`] for many at once and for clients that leave,
@@ -74,6 +75,7 @@ mod server;
 
 pub use access_log::LogEntry;
 pub use backend::{Backend, Check};
+pub use books::{Books, Charge, Count, Descriptor};
 pub use builder::{BACKEND, RigBuilder};
 pub use client::{Connection, Pending, Protocol, Request, send_all};
 pub use cluster::Cluster;
@@ -86,5 +88,6 @@ pub use raw::Raw;
 pub use response::Response;
 pub use rig::Rig;
 pub use route::Route;
+pub use server::Answer;
 pub use upstream::{Seen, Upstream, digest};
-pub use wire::{QuotaHeaders, Wire};
+pub use wire::{QuotaHeaders, Wire, answer};

@@ -22,7 +22,7 @@ use tokio::runtime::Runtime;
 use tokio::task::{JoinHandle, JoinSet};
 
 /// What a server sends back.
-pub(crate) type Answer = Response<BoxBody<Bytes, io::Error>>;
+pub type Answer = Response<BoxBody<Bytes, io::Error>>;
 
 /// The connection is to end without an answer.
 #[derive(Debug)]

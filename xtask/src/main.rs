@@ -5,7 +5,7 @@
 //! - `build`: the shipped module `dist/quota_gate.wasm`, held to its interface and size
 //! - `check`: judges a configuration, or whatever holds one
 //! - `explain`: what would happen to a request, and why
-//! - `demo`: the guided tour
+//! - `demo`: the guided tour; `bench`: the side-by-side measurement
 //! - `test`: every check that CI runs
 //! - `tidy`: house rules over the repository's files; `deny`: what dependencies may be
 //! - `reference`: the configuration's JSON Schema and reference, made from its keys
@@ -13,6 +13,7 @@
 //! - `manifests`: what users copy is held to the code
 //! - `paths`: where things are; `process`: running commands; `say`: telling what goes on
 
+mod bench;
 mod build;
 mod check;
 mod demo;
@@ -45,6 +46,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Measure the filter beside no filter and Envoy's own: CPU per request, in interleaved rounds
+    Bench(bench::Args),
     /// Build dist/quota_gate.wasm; print its size, imports and exports
     Build(build::Args),
     /// Judge a configuration, or the bootstrap or manifest that holds one
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
+        Command::Bench(args) => return bench::run(&args),
         Command::Build(args) => build::run(&args)?,
         Command::Check(args) => return Ok(check::run(&args)),
         Command::Explain(args) => return Ok(explain::run(&args)),

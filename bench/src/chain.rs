@@ -1,0 +1,209 @@
+//! The chains of filters that are measured beside each other.
+
+use anyhow::{Result, bail};
+use serde_json::{Value, json};
+
+use crate::plan::Plan;
+use crate::servers::{EXT_AUTHZ_PATH, NAMESPACE, Servers, TENANT};
+
+/// A chain, and what is expected of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Chain {
+    pub(crate) name: String,
+    /// The filter before the router; `None`: only the router.
+    pub(crate) filter: Option<Value>,
+    /// The reason that this filter gives nearly every request; `None` for other filters.
+    pub(crate) reason: Option<&'static str>,
+    /// Checks per 1,000 requests, from and to.
+    pub(crate) checks: (f64, f64),
+    /// What it may add to the CPU time of a request at most, in shares of what ext_authz adds.
+    pub(crate) target: Option<f64>,
+}
+
+/// The chains of a plan; the one without a filter is always the first.
+///
+/// # Errors
+/// The plan names a chain that there is not.
+pub(crate) fn chains(plan: &Plan, servers: &Servers) -> Result<Vec<Chain>> {
+    let mut all = vec![chain(NO_FILTER, None)];
+    let nothing = wasm(&plan.nothing, "");
+    all.push(chain("does nothing", Some(nothing)));
+    let every_one = (1000.0, 1000.0);
+    all.push(Chain {
+        checks: every_one,
+        ..chain(EXT_AUTHZ, Some(ext_authz(servers)))
+    });
+    all.push(Chain {
+        checks: every_one,
+        ..chain("ratelimit", Some(ratelimit()))
+    });
+    for mode in modes() {
+        let config = configuration(&mode.policy, &mode.more).to_string();
+        all.push(Chain {
+            name: mode.name.to_owned(),
+            filter: Some(wasm(&plan.module, &config)),
+            reason: Some(mode.reason),
+            checks: mode.checks,
+            target: Some(mode.target),
+        });
+    }
+    all.extend(plan.also.iter().map(|also| Chain {
+        checks: (0.0, f64::INFINITY),
+        ..chain(&also.name, Some(wasm(&also.module, &also.configuration)))
+    }));
+    select(all, &plan.only)
+}
+
+fn select(all: Vec<Chain>, only: &[String]) -> Result<Vec<Chain>> {
+    let names: Vec<&str> = all.iter().map(|chain| chain.name.as_str()).collect();
+    if let Some(other) = only.iter().find(|name| !names.contains(&name.as_str())) {
+        bail!(
+            "there is no chain `{other}`; there are: {}",
+            names.join(", ")
+        );
+    }
+    let wanted =
+        |chain: &Chain| only.is_empty() || chain.name == NO_FILTER || only.contains(&chain.name);
+    Ok(all.into_iter().filter(wanted).collect())
+}
+
+fn chain(name: &str, filter: Option<Value>) -> Chain {
+    Chain {
+        name: name.to_owned(),
+        filter,
+        reason: None,
+        checks: (0.0, 0.0),
+        target: None,
+    }
+}
+
+/// A way in which this filter handles requests.
+struct Mode {
+    name: &'static str,
+    policy: Value,
+    more: Value,
+    reason: &'static str,
+    checks: (f64, f64),
+    target: f64,
+}
+
+fn modes() -> [Mode; 5] {
+    let cache = json!({"cache": {"allow_ttl": "60s"}});
+    let lease = json!({"lease": {"max_units": 500, "ttl": "1s"}});
+    let hangs = json!({"backends": {"quota": {"cluster": "quota-backend-hangs"}}});
+    let mode = |name, policy, reason, checks, target| Mode {
+        name,
+        policy,
+        more: json!({}),
+        reason,
+        checks,
+        target,
+    };
+    [
+        Mode {
+            more: json!({"default_policy": "off"}),
+            ..mode("off", json!({}), "bypassed", (0.0, 0.0), 0.08)
+        },
+        mode("leased", lease, "leased", (0.0, 50.0), 0.20),
+        mode("cached", cache, "cached", (0.0, 1.0), 0.20),
+        mode("callout", json!({}), "within_quota", (1000.0, 1000.0), 1.10),
+        Mode {
+            more: hangs,
+            ..mode(
+                "breaker open",
+                json!({"failure_mode": "fail_open"}),
+                "failed_open",
+                (0.0, 1.0),
+                0.20,
+            )
+        },
+    ]
+}
+
+/// A configuration with what every mode has in common; everything that is not there is a default.
+fn configuration(policy: &Value, more: &Value) -> Value {
+    let mut config = json!({
+        "backends": {"quota": {"cluster": "quota-backend"}},
+        "policies": {"measured": {
+            "backend": "quota",
+            "descriptor": [{"name": TENANT, "header": "x-tenant-id"}],
+            "failure_mode": "fail_closed",
+            "timeout": TIMEOUT,
+        }},
+        "default_policy": "measured",
+        "host_budget": "1s",
+    });
+    lay(&mut config["policies"]["measured"], policy);
+    lay(&mut config, more);
+    config
+}
+
+fn lay(into: &mut Value, from: &Value) {
+    for (key, value) in from.as_object().into_iter().flatten() {
+        into[key] = value.clone();
+    }
+}
+
+fn wasm(module: &std::path::Path, configuration: &str) -> Value {
+    json!({
+        "name": "quota_gate",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
+            "config": {
+                "name": "quota_gate",
+                "vm_config": {
+                    "vm_id": "quota_gate",
+                    "runtime": "envoy.wasm.runtime.v8",
+                    "code": {"local": {"filename": module}},
+                },
+                "configuration": {
+                    "@type": "type.googleapis.com/google.protobuf.StringValue",
+                    "value": configuration,
+                },
+            },
+        },
+    })
+}
+
+fn ext_authz(servers: &Servers) -> Value {
+    let uri = format!("http://{}", servers.backend.address);
+    json!({
+        "name": "envoy.filters.http.ext_authz",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
+            "transport_api_version": "V3",
+            "allowed_headers": {"patterns": [{"exact": "x-tenant-id"}]},
+            "http_service": {
+                "server_uri": {"uri": uri, "cluster": "quota-backend", "timeout": SECONDS},
+                "path_prefix": EXT_AUTHZ_PATH,
+            },
+        },
+    })
+}
+
+fn ratelimit() -> Value {
+    json!({
+        "name": "envoy.filters.http.ratelimit",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimit",
+            "domain": NAMESPACE,
+            "timeout": SECONDS,
+            "failure_mode_deny": true,
+            "rate_limit_service": {
+                "transport_api_version": "V3",
+                "grpc_service": {"envoy_grpc": {"cluster_name": "quota-backend-grpc"}},
+            },
+        },
+    })
+}
+
+/// The chain that all others are compared with.
+pub(crate) const NO_FILTER: &str = "no filter";
+
+/// The chain whose cost the targets are shares of.
+pub(crate) const EXT_AUTHZ: &str = "ext_authz";
+
+/// The timeout of a check in every chain: far above any answer, so that a pause of the machine
+/// fails no request.
+const TIMEOUT: &str = "500ms";
+const SECONDS: &str = "0.5s";

@@ -1,0 +1,123 @@
+//! The side-by-side measurement: this filter in each mode, no filter, and Envoy's own filters, on
+//! one machine in one run, in interleaved rounds.
+//!
+//! `cargo xtask bench` starts it with a plan in JSON. One file per concern:
+//! - `plan`: what to measure; `chain`: the chains of filters; `bootstrap`: Envoy around them
+//! - `servers`: upstream and quota backend; `load`: the load generator; `machine`: cores and clocks
+//! - `measure`: one chain in one round
+//! - `smoke`: what must hold whatever the machine
+//! - `figures`: medians, and what is added to what; `table`: the result for the terminal, `json`:
+//!   all of it
+
+mod bootstrap;
+mod chain;
+mod figures;
+mod json;
+mod load;
+mod machine;
+mod measure;
+mod plan;
+mod servers;
+mod smoke;
+mod table;
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+
+use figures::Row;
+use machine::Cores;
+use measure::{Bench, CONNECTIONS, TENANTS};
+use plan::Plan;
+use servers::Servers;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<ExitCode> {
+    let text = std::env::args().nth(1);
+    let plan = Plan::read(&text.context("no plan: run `cargo xtask bench`")?)?;
+    let cores = Cores::choose()?;
+    if let Some(cores) = cores {
+        machine::pin_this_thread(cores.load)?;
+    }
+    let bench = Bench {
+        servers: Servers::start()?,
+        cores,
+        duration: plan.duration,
+        rate: plan.rate,
+    };
+    let chains = chain::chains(&plan, &bench.servers)?;
+    introduce(&plan, cores, chains.len());
+    let rows = rounds(&plan, &bench, chains)?;
+    if plan.smoke {
+        return Ok(smoke::judge(&rows));
+    }
+    println!("\n{}", table::table(&rows, plan.rate));
+    if let Some(file) = &plan.json {
+        let text = format!("{:#}\n", json::json(&rows, &plan));
+        std::fs::write(file, text).with_context(|| format!("write {}", file.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Every chain once in each round, each round beginning with another one: what drifts in the
+/// machine meets all of them alike.
+fn rounds(plan: &Plan, bench: &Bench, chains: Vec<chain::Chain>) -> Result<Vec<Row>> {
+    let row = |chain| Row {
+        chain,
+        samples: Vec::new(),
+    };
+    let mut rows: Vec<Row> = chains.into_iter().map(row).collect();
+    let count = rows.len();
+    for round in 0..plan.rounds {
+        for turn in 0..count {
+            let row = &mut rows[(turn + round * STRIDE) % count];
+            progress(&format!(
+                "round {} of {}: {}",
+                round + 1,
+                plan.rounds,
+                row.chain.name
+            ));
+            let sample = bench.sample(&row.chain);
+            row.samples
+                .push(sample.with_context(|| row.chain.name.clone())?);
+        }
+    }
+    progress("");
+    Ok(rows)
+}
+
+/// One line that is written over; for whoever sits there, and for nobody's log.
+fn progress(text: &str) {
+    if std::io::stderr().is_terminal() {
+        eprint!("\r{text:<50}\r");
+    }
+}
+
+fn introduce(plan: &Plan, cores: Option<Cores>, chains: usize) {
+    let pinned = match cores {
+        Some(Cores { envoy, load }) => {
+            format!("Envoy on core {envoy}, load and servers on core {load}")
+        }
+        None => "one core for everything: figures will be poor".to_owned(),
+    };
+    println!(
+        "{chains} chains, {} rounds of {:.1} s; {CONNECTIONS} connections, {TENANTS} tenants; \
+         one worker; {pinned}; load average {:.2}",
+        plan.rounds,
+        plan.duration.as_secs_f64(),
+        machine::load_average(),
+    );
+}
+
+/// How many chains the next round begins later than the last one.
+const STRIDE: usize = 3;

@@ -1,0 +1,176 @@
+//! One chain in one round: a fresh Envoy, a warm-up, a load, and what it took.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use envoy_harness::Envoy;
+use envoy_harness::eventually::within;
+
+use crate::bootstrap::{LISTENER, bootstrap};
+use crate::chain::Chain;
+use crate::load::{Load, Outcome, Pace};
+use crate::machine::{self, Cores};
+use crate::servers::Servers;
+
+/// What was measured of a chain in a round.
+#[derive(Clone, Debug)]
+pub(crate) struct Sample {
+    /// Every connection busy all the time.
+    pub(crate) flat: Phase,
+    /// At a fixed rate.
+    pub(crate) paced: Phase,
+    /// Requests that were not let through, warm-up included.
+    pub(crate) refused: u64,
+    /// Requests that the filter gave the chain's reason, warm-up included, and all it decided.
+    pub(crate) reasons: Option<(u64, u64)>,
+    /// Requests that the upstream saw, warm-up included, and all that were answered.
+    pub(crate) upstream: (u64, u64),
+    /// The memory that Envoy has in RAM, in bytes.
+    pub(crate) memory: u64,
+}
+
+/// What was measured under one load.
+#[derive(Clone, Debug)]
+pub(crate) struct Phase {
+    /// Requests answered.
+    pub(crate) requests: u64,
+    /// Requests answered in a second.
+    pub(crate) throughput: f64,
+    /// Microseconds of Envoy's CPU time per request.
+    pub(crate) cpu_us: f64,
+    /// Checks that reached the backend per 1,000 requests.
+    pub(crate) checks: f64,
+    /// Milliseconds from the time to send to the end of the answer: half, 99 %, 99.9 %, all.
+    pub(crate) latency_ms: [f64; 4],
+    /// How much of a core everybody else on the machine used meanwhile.
+    pub(crate) others: f64,
+}
+
+/// What all measurements have in common.
+pub(crate) struct Bench {
+    pub(crate) servers: Servers,
+    pub(crate) cores: Option<Cores>,
+    pub(crate) duration: Duration,
+    /// Requests a second where they are paced.
+    pub(crate) rate: u32,
+}
+
+impl Bench {
+    /// Measures a chain once.
+    ///
+    /// # Errors
+    /// Envoy does not start, or does not answer.
+    pub(crate) fn sample(&self, chain: &Chain) -> Result<Sample> {
+        let envoy = Envoy::start(&bootstrap(chain, &self.servers), 1)?;
+        if let Some(cores) = self.cores {
+            machine::pin_process(envoy.pid(), cores.envoy)?;
+        }
+        let upstream = self.servers.upstream.seen();
+        let mut load = Load::connect(envoy.listener(LISTENER), CONNECTIONS, requests())?;
+        let warm_up = load.run(Pace::Flat, WARM_UP).context("while warming up")?;
+
+        let (flat, first) = self.phase(&envoy, &mut load, Pace::Flat)?;
+        let (paced, second) = self.phase(&envoy, &mut load, Pace::Rate(self.rate))?;
+
+        let loads = [&warm_up, &first, &second];
+        let answered = loads.iter().map(|load| load.answered).sum();
+        Ok(Sample {
+            flat,
+            paced,
+            refused: loads.iter().map(|load| load.refused).sum(),
+            reasons: chain.reason.map(|reason| reasons(&envoy, reason, answered)),
+            upstream: (self.servers.upstream.seen() - upstream, answered),
+            memory: envoy.memory_bytes(),
+        })
+    }
+
+    fn phase(&self, envoy: &Envoy, load: &mut Load, pace: Pace) -> Result<(Phase, Outcome)> {
+        let checks = self.checks();
+        let others = Others::new(envoy.pid())?;
+        let cpu = machine::cpu_time(envoy.pid())?;
+        let outcome = load.run(pace, self.duration)?;
+        let cpu = machine::cpu_time(envoy.pid())? - cpu;
+        let others = others.share(outcome.took)?;
+        let checks = self.checks() - checks;
+        let requests = outcome.answered;
+        let quantile = |of: f64| outcome.latency.value_at_quantile(of) as f64 / 1e6;
+        let phase = Phase {
+            requests,
+            throughput: requests as f64 / outcome.took.as_secs_f64(),
+            cpu_us: cpu.as_secs_f64() * 1e6 / requests as f64,
+            checks: checks as f64 * 1000.0 / requests as f64,
+            latency_ms: [0.5, 0.99, 0.999, 1.0].map(quantile),
+            others,
+        };
+        Ok((phase, outcome))
+    }
+
+    fn checks(&self) -> u64 {
+        self.servers.backend.checks() + self.servers.hangs.seen()
+    }
+}
+
+/// How many requests the filter gave this reason, and all, when it has counted `expected`.
+fn reasons(envoy: &Envoy, reason: &str, expected: u64) -> (u64, u64) {
+    let all = || envoy.metric("quota_gate_requests", &[]) as u64;
+    // The counters are there at the next tick.
+    let _in_time = within(COUNTED, || (all() == expected).then_some(()));
+    let these = envoy.metric("quota_gate_requests", &[("reason", reason)]);
+    (these as u64, all())
+}
+
+/// Who else uses the machine while something is measured.
+struct Others {
+    pid: u32,
+    busy: Duration,
+    ours: Duration,
+}
+
+impl Others {
+    fn new(pid: u32) -> Result<Self> {
+        Ok(Self {
+            pid,
+            busy: machine::busy_time(),
+            ours: Self::ours(pid)?,
+        })
+    }
+
+    fn ours(pid: u32) -> Result<Duration> {
+        Ok(machine::cpu_time(pid)? + machine::cpu_time(std::process::id())?)
+    }
+
+    fn share(&self, took: Duration) -> Result<f64> {
+        let busy = machine::busy_time().saturating_sub(self.busy);
+        let ours = Self::ours(self.pid)?.saturating_sub(self.ours);
+        Ok(busy.saturating_sub(ours).as_secs_f64() / took.as_secs_f64())
+    }
+}
+
+/// Requests as browsers and gateways send them, of as many tenants as there are connections.
+fn requests() -> Vec<Vec<u8>> {
+    let request = |tenant| {
+        format!(
+            "GET /v1/items?page=2 HTTP/1.1\r\n\
+             host: api.example.com\r\n\
+             user-agent: Mozilla/5.0 (X11; Linux x86_64)\r\n\
+             accept: application/json\r\n\
+             accept-encoding: gzip, br\r\n\
+             x-tenant-id: tenant-{tenant}\r\n\r\n"
+        )
+    };
+    (0..TENANTS)
+        .map(|tenant| request(tenant).into_bytes())
+        .collect()
+}
+
+/// Connections of the load, in every chain.
+pub(crate) const CONNECTIONS: usize = 16;
+
+/// Who is asking, in turn.
+pub(crate) const TENANTS: usize = 16;
+
+/// Long enough for connections, caches and leases to be there, and for v8 to have compiled.
+const WARM_UP: Duration = Duration::from_millis(1000);
+
+/// The longest that counters may take to show.
+const COUNTED: Duration = Duration::from_secs(3);
