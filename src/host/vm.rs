@@ -42,7 +42,9 @@ struct Root {
     metrics: SortedMap<Metric, u32>,
     /// [`Vm::ticks`] when it last showed a sign of life.
     seen: u64,
-    /// Another configuration is in force: it may be forgotten at the end of any of its streams.
+    /// Streams that have begun and not ended.
+    streams: u32,
+    /// Another configuration is in force: the host may forget this one with its last stream.
     replaced: bool,
 }
 
@@ -54,8 +56,13 @@ pub(super) fn on_context_create(context: u32, root: u32) {
                 ..Root::default()
             };
             vm.roots.insert(context, fresh);
-        } else if vm.oldest() != Some(root) {
+            return;
+        }
+        if vm.oldest() != Some(root) {
             vm.owners.insert(context, root);
+        }
+        if let Some(root) = vm.root_of(context) {
+            root.streams = root.streams.saturating_add(1);
         }
     });
 }
@@ -79,8 +86,12 @@ pub(super) fn on_configure(root: u32) -> bool {
                         gate.handle_replaced();
                     }
                 }
-                let known = vm.roots.get_mut(&root);
-                known.map(|known| known.gate = Some(gate)).is_some()
+                let Some(known) = vm.roots.get_mut(&root) else {
+                    return false;
+                };
+                known.replaced = false;
+                known.gate = Some(gate);
+                true
             })
             .unwrap_or(false)
         }
@@ -202,8 +213,9 @@ pub(super) fn on_log(stream: u32) {
             if let Some(gate) = &mut root.gate {
                 gate.handle_close(StreamId(stream));
             }
-            // This may be its last sign of life, and what it has counted must not go with it.
-            if root.replaced {
+            root.streams = root.streams.saturating_sub(1);
+            // What it has counted must not go with it.
+            if root.replaced && root.streams == 0 {
                 root.flush();
             }
         }
