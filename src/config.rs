@@ -12,6 +12,7 @@ mod node;
 pub mod parse;
 pub mod problem;
 pub mod protobuf;
+pub mod settle;
 pub mod timestamp;
 pub mod units;
 pub mod value;
@@ -21,6 +22,8 @@ use std::time::Duration;
 
 use crate::language::Language;
 use crate::time::Wall;
+
+use settle::Settle;
 
 /// The whole configuration of one plugin.
 #[derive(Clone, Debug)]
@@ -69,6 +72,8 @@ pub struct Backend {
     pub custom: Option<Rc<Language>>,
     /// The path to call; `None` for the preset's.
     pub path: Option<String>,
+    /// Where to tell what requests really used; `None` for the preset's.
+    pub report_path: Option<String>,
     /// Limitador's namespace, envoyproxy/ratelimit's domain, and so on.
     pub namespace: String,
     /// How long a call may take, unless the policy says otherwise.
@@ -192,6 +197,8 @@ pub struct Policy {
     pub quota: Option<QuotaTerms>,
     /// Units asked for ahead of need.
     pub lease: Option<LeaseTerms>,
+    /// Where the response tells what a request really used, and what becomes of it.
+    pub settle: Option<Rc<Settle>>,
     /// Whether a denial is carried out.
     pub enforcement: Enforcement,
     /// What happens when the descriptor is not complete.

@@ -19,6 +19,7 @@ mod pending;
 mod release;
 pub mod reply;
 mod report;
+mod settle;
 pub mod slots;
 mod status;
 mod table;
@@ -28,6 +29,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::config::settle::SettleMode;
 use crate::config::{
     Backend, Choice, Config, EmergencyMode, Enforcement, FailureMode, OnMissing, Policy,
 };
@@ -51,6 +53,7 @@ use local_limit::LocalLimits;
 use pending::{Pending, Waiter};
 use reply::CallEnd;
 use report::Report;
+use settle::Settlements;
 use watch::Watched;
 
 /// The number of a downstream request, as the host counts them.
@@ -154,6 +157,8 @@ enum Step {
     Check(Ask),
     /// It leaves at once.
     Leave(Release),
+    /// It leaves at once and unchecked, but what it uses is told.
+    Unchecked(Ask, Decision),
 }
 
 /// What a check has to be made for.
@@ -195,6 +200,7 @@ pub struct Gate {
     leases: Leases,
     local: LocalLimits,
     pending: Pending,
+    settlements: Settlements,
     metrics: Metrics,
     /// The access log's texts that hold nothing of the single request, by policy and outcome.
     log_states: Vec<Option<Rc<str>>>,
@@ -235,6 +241,11 @@ impl Gate {
             leases: Leases::new(bounds.leases, bounds.lease_bytes, seed),
             local: LocalLimits::new(bounds.local_slots),
             pending: Pending::new(config.backends.len(), bounds.waiters),
+            settlements: Settlements::new(
+                config.backends.len(),
+                (bounds.batches, bounds.batch_bytes),
+                seed,
+            ),
             metrics: Metrics::new(config.policies.len()),
             log_states: Vec::new(),
             report: Report::new(config.backends.len()),
@@ -288,6 +299,9 @@ impl Gate {
         match self.prepare(wall, policy, request) {
             Step::Leave(release) => Flow::Release(release),
             Step::Check(ask) => self.decide(&mut turn, stream, ask, request),
+            Step::Unchecked(ask, decision) => {
+                Flow::Release(self.release_now(stream, ask, decision))
+            }
         }
     }
 
@@ -311,6 +325,7 @@ impl Gate {
     pub fn handle_close(&mut self, stream: StreamId) {
         self.notes.remove(&stream.0);
         self.pending.leave(stream);
+        self.settle_closed(stream);
     }
 
     /// Does what is due: releases streams whose deadline has passed, forgets lost calls, moves
@@ -325,6 +340,7 @@ impl Gate {
         self.forget_lost(&mut turn);
         self.tick_backends(&mut turn);
         self.leases.handle_tick(turn.now);
+        self.tick_settlements(&mut turn);
         self.tell_state(&mut turn);
         self.count_tables();
         self.report
@@ -340,8 +356,20 @@ impl Gate {
             shared,
         };
         self.abandon(&mut turn);
+        self.end_settlements(turn.now);
         self.count_tables();
         self.tell_end(&mut turn);
+    }
+
+    /// Goes on telling what was used after the end: the ticks of another root drive it until
+    /// [`Gate::is_settled`].
+    pub fn handle_tick_after_end(&mut self, wall: Wall, shared: &mut dyn Shared) {
+        let mut turn = Turn {
+            now: self.clock.read(wall),
+            wall,
+            shared,
+        };
+        self.tick_settlements(&mut turn);
     }
 
     /// What the host has to do next; `None` when there is nothing left.
@@ -377,6 +405,9 @@ impl Gate {
     /// Whether the end of a call is told with the reply's body: fetching it costs.
     #[must_use]
     pub fn reads_body(&self, call: CallId) -> bool {
+        if let Some(reads) = self.reads_report_body(call) {
+            return reads;
+        }
         let backend = self.pending.backend_of(call);
         let wire = backend.and_then(|backend| self.wires.get(backend));
         wire.is_some_and(Wire::reads_body)
@@ -428,24 +459,50 @@ impl Gate {
         if policy.enforcement == Enforcement::Off || descriptor::is_preflight(request) {
             return self.leave(&policy, Decision::allow(AllowReason::Bypassed));
         }
-        if self.emergency(wall) == Some(EmergencyMode::Bypass) {
+        let bypassed = self.emergency(wall) == Some(EmergencyMode::Bypass);
+        if bypassed && policy.settle.is_none() {
             return self.leave(&policy, Decision::allow(AllowReason::Emergency));
         }
         let described = descriptor::describe(&policy, request).ok();
-        let Some((descriptor, cost)) = described.zip(descriptor::cost(&policy, request)) else {
+        let Some((descriptor, cost)) = described.zip(self.cost(&policy, request)) else {
+            if bypassed {
+                return self.leave(&policy, Decision::allow(AllowReason::Emergency));
+            }
             let decision = match policy.on_missing {
                 OnMissing::Allow => Decision::allow(AllowReason::Bypassed),
                 OnMissing::Deny => Decision::deny(DenyReason::DescriptorMissing),
             };
             return self.leave(&policy, decision);
         };
-        let failure_mode = chosen_failure_mode(&policy, request);
-        Step::Check(Ask {
+        let ask = Ask {
+            failure_mode: chosen_failure_mode(&policy, request),
             policy,
             descriptor,
             cost,
-            failure_mode,
-        })
+        };
+        if bypassed {
+            return Step::Unchecked(ask, Decision::allow(AllowReason::Emergency));
+        }
+        Step::Check(ask)
+    }
+
+    /// What a request costs ahead. A check that must count nothing can be asked for nothing only,
+    /// unless the backend can be asked otherwise.
+    fn cost(&self, policy: &Policy, request: &dyn Request) -> Option<u64> {
+        let peeks = is_peek(policy);
+        if peeks && !self.wires.get(policy.backend).is_some_and(Wire::peeks) {
+            return Some(0);
+        }
+        descriptor::cost(policy, request)
+    }
+
+    /// Lets a request leave that does not wait.
+    fn release_now(&mut self, stream: StreamId, ask: Ask, decision: Decision) -> Release {
+        let release = self.release(Some(&ask.policy), decision, None);
+        if ask.policy.settle.is_some() {
+            self.open_settlement(stream, ask, &release.decision, true);
+        }
+        release
     }
 
     fn leave(&mut self, policy: &Rc<Policy>, decision: Decision) -> Step {
@@ -466,7 +523,7 @@ impl Gate {
                 if let Some(units) = renewal {
                     self.renew(turn, &ask, units, &labels(request));
                 }
-                return Flow::Release(self.release(Some(&ask.policy), decision, None));
+                return Flow::Release(self.release_now(stream, ask, decision));
             }
             Err(need) => need,
         };
@@ -482,9 +539,9 @@ impl Gate {
         match self.place(turn, stream, waiter, need) {
             Ok(()) => Flow::Wait,
             Err(unplaced) => {
-                let ask = &unplaced.waiter.ask;
-                let decision = self.failed(turn, ask, unplaced.cause);
-                Flow::Release(self.release(Some(&ask.policy), decision, None))
+                let ask = unplaced.waiter.ask;
+                let decision = self.failed(turn, &ask, unplaced.cause);
+                Flow::Release(self.release_now(stream, ask, decision))
             }
         }
     }
@@ -522,6 +579,12 @@ impl Gate {
             None,
         )
     }
+}
+
+/// Whether the check of a policy must count nothing, because the whole use is told afterwards.
+fn is_peek(policy: &Policy) -> bool {
+    let terms = policy.settle.as_deref();
+    terms.is_some_and(|terms| terms.mode == SettleMode::Report)
 }
 
 /// The breaker of a backend, if it is to have one. Two backends that differ in name, cluster or

@@ -21,6 +21,24 @@ pub struct Language {
     pub request: Shape,
     /// How the reply is read.
     pub reply: Rules,
+    /// How it is told what requests really used; `None` where it can't be.
+    pub report: Option<Report>,
+}
+
+/// How a backend is told what requests really used.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Report {
+    /// How it is told.
+    pub request: Shape,
+    /// Statuses that say that it has been counted.
+    pub counted: List<StatusPattern>,
+    /// The member of the body that, where it is there and not empty, says that it has not.
+    pub error: Option<Pointer>,
+    /// Whether units that were charged and not used can be told, below 0.
+    pub takes_back: bool,
+    /// The path of a check that counts nothing and yet says whether its cost is left; without it,
+    /// a check of nothing is asked.
+    pub peek: Option<Text>,
 }
 
 /// How a check is asked.
@@ -85,8 +103,16 @@ pub enum Slot {
     QuotaUnits,
     /// The request's id, made safe to read rather than encoded: it is compared, not decoded.
     RequestId,
+    /// In a report, how many requests it is about; else nothing in a header, 1 elsewhere.
+    Requests,
     /// The matched route's name.
     Route,
+    /// In a report, what it can be known by when it comes a second time.
+    SettlementId,
+    /// In a report about requests that were let through without a check, why they were.
+    Unchecked,
+    /// In a report, the units that were used, below 0 for units to be taken back; else the cost.
+    Units,
 }
 
 /// How replies are read.

@@ -35,6 +35,10 @@
 //! | `gate/breaker/record.rs`, `gate/breaker/record/layout.rs` | what workers share of that |
 //! | `gate/local_limit.rs` | the limit that the process keeps by itself |
 //! | `gate/slots.rs` | a fixed number of slots in what the workers share |
+//! | `gate/settle.rs` | what requests really used, once their streams are over |
+//! | `gate/settle/usage.rs` | what a response says of that |
+//! | `gate/settle/ledger.rs` | units by key, until they are told |
+//! | `gate/settle/telling.rs`, `gate/settle/sender.rs` | what is told when, and how fast |
 //! | `gate/watch.rs` | what happens without a request |
 //! | `gate/report.rs` | the log, with bounds |
 //! | `gate/status.rs` | the status page |
@@ -52,11 +56,12 @@
 //! | `config/keys.rs` | every key, declared once |
 //! | `config/check.rs`, `config/form.rs` | text held against the declaration |
 //! | `config/build.rs`, `config/node.rs`, `config/custom.rs` | what passed, as types |
+//! | `config/settle.rs` | the terms by which use is told afterwards |
 //! | `config/problem.rs` | what is wrong, and where |
 //! | `config/value.rs`, `config/protobuf.rs` | the text as a tree |
 //! | `config/units.rs`, `config/timestamp.rs` | durations, numbers, times |
 //! | `decision.rs` | reasons, causes and their codes |
-//! | `request.rs`, `shared.rs` | what the host must show of a request, and of the workers' data |
+//! | `request.rs`, `response.rs`, `shared.rs` | what the host must show |
 //! | `text.rs`, `sorted.rs`, `time.rs` | bytes made safe, small maps, time |
 
 // The shipped module must not panic: a trap hangs every stream that the VM has paused.
@@ -104,6 +109,7 @@ pub mod metrics;
 #[cfg(any(test, all(target_arch = "wasm32", feature = "host")))]
 mod pairs;
 pub mod request;
+pub mod response;
 pub mod route;
 pub mod shared;
 pub mod sorted;

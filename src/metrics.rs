@@ -35,6 +35,16 @@ pub enum Metric {
     Requests(Option<usize>, Outcome),
     /// Requests whose route metadata was not valid.
     RouteMetadataErrors,
+    /// Units that requests turned out to have used, by what became of them.
+    SettledUnits(usize, &'static str),
+    /// Units that were used and could not be told, by why.
+    SettlementDroppedUnits(usize, &'static str),
+    /// Reports of use, by what came of them.
+    SettlementReports(usize, &'static str),
+    /// Requests that were settled, by how their use was known.
+    Settlements(usize, &'static str),
+    /// Batches of use that are not told yet.
+    SettlementsPending(usize),
     /// Milliseconds that the most impatient policy waits for a backend.
     Timeout(usize),
 }
@@ -83,7 +93,7 @@ impl Metric {
         match self {
             Self::BreakerState(_) | Self::EmergencyActive | Self::Timeout(_) => Kind::Gauge,
             Self::CalloutDuration(_) => Kind::Histogram,
-            Self::Pending(_) => Kind::Delta,
+            Self::Pending(_) | Self::SettlementsPending(_) => Kind::Delta,
             Self::BreakerTrips(_)
             | Self::Callouts(..)
             | Self::Evictions(_)
@@ -91,7 +101,11 @@ impl Metric {
             | Self::Leases(_)
             | Self::LocalLimitContended
             | Self::Requests(..)
-            | Self::RouteMetadataErrors => Kind::Counter,
+            | Self::RouteMetadataErrors
+            | Self::SettledUnits(..)
+            | Self::SettlementDroppedUnits(..)
+            | Self::SettlementReports(..)
+            | Self::Settlements(..) => Kind::Counter,
         }
     }
 
@@ -148,6 +162,25 @@ impl Metric {
                 ("requests", labels.map(Some))
             }
             Self::RouteMetadataErrors => ("route_metadata_errors", [None; 3]),
+            Self::SettledUnits(index, result) => (
+                "settled_units",
+                [backend(index), Some(("result", result)), None],
+            ),
+            Self::SettlementDroppedUnits(index, cause) => (
+                "settlement_dropped_units",
+                [backend(index), Some(("cause", cause)), None],
+            ),
+            Self::SettlementReports(index, result) => (
+                "settlement_reports",
+                [backend(index), Some(("result", result)), None],
+            ),
+            Self::Settlements(index, result) => (
+                "settlements",
+                [backend(index), Some(("result", result)), None],
+            ),
+            Self::SettlementsPending(index) => {
+                ("settlements_pending", [backend(index), None, None])
+            }
             Self::Timeout(index) => ("timeout_ms", [backend(index), None, None]),
         }
     }
@@ -275,7 +308,12 @@ const fn plain(metric: Metric) -> Metric {
         | Metric::Pending(_)
         | Metric::Requests(..)
         | Metric::RouteMetadataErrors
-        | Metric::Timeout(_) => metric,
+        | Metric::SettledUnits(..)
+        | Metric::SettlementDroppedUnits(..)
+        | Metric::SettlementReports(..)
+        | Metric::Settlements(..)
+        | Metric::SettlementsPending(_) => metric,
+        Metric::Timeout(_) => metric,
     }
 }
 

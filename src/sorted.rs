@@ -59,6 +59,25 @@ impl<K, V> SortedMap<K, V> {
         self.pairs.iter_mut().map(|(_, value)| value)
     }
 
+    /// All pairs.
+    pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.pairs.iter().map(|(key, value)| (key, value))
+    }
+
+    /// Takes out the values that `wants` agrees to, of all keys above `from`, then of the others.
+    pub fn take_where(&mut self, from: &K, mut wants: impl FnMut(&V) -> bool) -> Vec<(K, V)>
+    where
+        K: Ord,
+    {
+        let start = self.pairs.partition_point(|(key, _)| key <= from);
+        let mut taken: Vec<(K, V)> = self
+            .pairs
+            .extract_if(start.., |(_, value)| wants(value))
+            .collect();
+        taken.extend(self.pairs.extract_if(..start, |(_, value)| wants(value)));
+        taken
+    }
+
     /// The pairs, smallest key first; nothing is left.
     pub fn drain(&mut self) -> impl Iterator<Item = (K, V)> {
         std::mem::take(&mut self.pairs).into_iter()

@@ -71,7 +71,13 @@ impl Clock {
             .behind
             .saturating_add(self.last.0.saturating_sub(wall.0));
         self.last = wall;
-        Instant(wall.0.saturating_add(self.behind))
+        self.last()
+    }
+
+    /// The moment of the last reading.
+    #[must_use]
+    pub const fn last(&self) -> Instant {
+        Instant(self.last.0.saturating_add(self.behind))
     }
 }
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 use crate::config::{Backend, QuotaTerms, Statuses};
 use crate::decision::{CheckError, Limits};
 use crate::descriptor::Entries;
-use crate::language::{Language, Piece, Text};
+use crate::language::{Language, Piece, Shape, Text};
 use crate::text;
 use crate::time::Wall;
 
@@ -41,13 +41,33 @@ pub struct Check<'a> {
     pub route: Option<&'a [u8]>,
     /// The request's id, for tracing.
     pub request_id: Option<&'a [u8]>,
+    /// Whether it must count nothing.
+    pub peek: bool,
+    /// What requests really used, where that is told and nothing asked.
+    pub told: Option<Told<'a>>,
 }
+
+/// What requests of one key really used.
+#[derive(Clone, Copy, Debug)]
+pub struct Told<'a> {
+    /// What the report can be known by when it comes a second time.
+    pub id: &'a str,
+    /// How many requests it is about.
+    pub requests: u32,
+    /// Why the requests were let through without a check, where they were.
+    pub unchecked: Option<&'static str>,
+    /// The units, below 0 where they are to be taken back.
+    pub units: i64,
+}
+
+/// A header's name and value.
+type Field = (Text, Vec<u8>);
 
 /// A check as it goes to the backend.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Message {
-    fixed: Rc<[(Text, Vec<u8>)]>,
-    own: Vec<(Text, Vec<u8>)>,
+    fixed: Rc<[Field]>,
+    own: Vec<Field>,
     /// The body; empty for none.
     pub body: Vec<u8>,
 }
@@ -128,8 +148,10 @@ pub struct Wire {
     language: Cow<'static, Language>,
     namespace: String,
     statuses: Statuses,
-    fixed: Rc<[(Text, Vec<u8>)]>,
+    fixed: Rc<[Field]>,
     has_fixed_path: bool,
+    peek: Option<Rc<[Field]>>,
+    report: Rc<[Field]>,
 }
 
 impl Wire {
@@ -141,14 +163,58 @@ impl Wire {
     #[must_use]
     pub fn new(backend: &Backend) -> Self {
         let language = preset::language(backend);
-        let fixed = fixed_headers(&language, backend);
+        let fixed = fixed_headers(&language.request, backend.path.as_deref(), backend);
+        let report = language.report.as_ref();
+        let peek = report.and_then(|report| report.peek.as_deref());
+        let told = report.map_or_else(Vec::new, |report| {
+            fixed_headers(&report.request, backend.report_path.as_deref(), backend)
+        });
         Self {
             has_fixed_path: fixed.iter().any(|(name, _)| name == ":path"),
-            language,
             namespace: backend.namespace.clone(),
             statuses: backend.statuses.clone(),
             fixed: fixed.into(),
+            peek: peek.map(|path| fixed_headers(&language.request, Some(path), backend).into()),
+            report: told.into(),
+            language,
         }
+    }
+
+    /// Whether a check that counts nothing can be asked for more than nothing.
+    #[must_use]
+    pub const fn peeks(&self) -> bool {
+        self.peek.is_some()
+    }
+
+    /// Whether units can be taken back.
+    #[must_use]
+    pub fn takes_back(&self) -> bool {
+        let report = self.language.report.as_ref();
+        report.is_some_and(|report| report.takes_back)
+    }
+
+    /// The message that tells what `check` holds; `None` where the backend can't be told.
+    #[must_use]
+    pub fn encode_report(&self, check: &Check<'_>) -> Option<Message> {
+        let shape = &self.language.report.as_ref()?.request;
+        Some(self.fill(shape, &self.report, Vec::new(), check))
+    }
+
+    /// Whether anything is read in the body of the reply to a report.
+    #[must_use]
+    pub fn reads_report_body(&self) -> bool {
+        let report = self.language.report.as_ref();
+        report.is_some_and(|report| report.error.is_some())
+    }
+
+    /// Reads the reply to a report.
+    ///
+    /// # Errors
+    /// [`CheckError::Status`] where it has not been counted, and [`CheckError::BadReply`] where
+    /// nobody can say.
+    pub fn decode_report(&self, reply: &RawReply<'_>) -> Result<(), CheckError> {
+        let report = self.language.report.as_ref().ok_or(CheckError::Internal)?;
+        report.read(reply)
     }
 
     /// The message that asks `check`.
@@ -160,6 +226,17 @@ impl Wire {
             let path = template::render(&shape.path, Context::Path, check, &self.namespace);
             own.push((":path".into(), path.unwrap_or_default()));
         }
+        let peek = self.peek.as_ref().filter(|_| check.peek);
+        self.fill(shape, peek.unwrap_or(&self.fixed), own, check)
+    }
+
+    fn fill(
+        &self,
+        shape: &Shape,
+        fixed: &Rc<[Field]>,
+        mut own: Vec<Field>,
+        check: &Check<'_>,
+    ) -> Message {
         for header in shape.headers.iter() {
             let value = template::render(&header.value, Context::Header, check, &self.namespace);
             if let Some(value) = value {
@@ -168,7 +245,7 @@ impl Wire {
         }
         let body = template::render(&shape.body, Context::Json, check, &self.namespace);
         Message {
-            fixed: Rc::clone(&self.fixed),
+            fixed: Rc::clone(fixed),
             own,
             body: body.unwrap_or_default(),
         }
@@ -190,13 +267,12 @@ impl Wire {
     }
 }
 
-fn fixed_headers(language: &Language, backend: &Backend) -> Vec<(Text, Vec<u8>)> {
-    let shape = &language.request;
-    let mut fixed: Vec<(Text, Vec<u8>)> = vec![
+fn fixed_headers(shape: &Shape, own_path: Option<&str>, backend: &Backend) -> Vec<Field> {
+    let mut fixed: Vec<Field> = vec![
         (":method".into(), shape.method.as_bytes().to_vec()),
         (":authority".into(), clean(&backend.authority)),
     ];
-    match (&backend.path, &*shape.path) {
+    match (own_path, &*shape.path) {
         (Some(path), _) => fixed.push((":path".into(), clean(path))),
         (None, [Piece::Raw(path)]) => fixed.push((":path".into(), clean(path))),
         (None, _) => {}

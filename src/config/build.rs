@@ -23,7 +23,7 @@ use crate::sorted::sort_by;
 
 /// Builds a configuration and collects its problems.
 pub(super) struct Builder {
-    backends: Vec<Rc<Backend>>,
+    pub(super) backends: Vec<Rc<Backend>>,
     host_budget: Duration,
     policies: Vec<Rc<Policy>>,
     pub(super) problems: Problems,
@@ -106,6 +106,7 @@ impl Builder {
             name: name.to_owned(),
             namespace: node.text(&backend::NAMESPACE).to_owned(),
             path: owned(node.given_text(&backend::PATH)).filter(|_| !is_custom(node)),
+            report_path: owned(node.given_text(&backend::REPORT_PATH)),
             preset: match node.text(&backend::PRESET) {
                 "custom" => Preset::Custom,
                 "envoy_ratelimit" => Preset::EnvoyRatelimit,
@@ -223,9 +224,11 @@ impl Builder {
                 .has(&policy::QUOTA)
                 .then(|| quota_terms(&node.table(&policy::QUOTA))),
             rate_limit_headers: RateLimitHeaders::Draft,
+            settle: None,
             timeout,
         };
         self.apply(node, &mut policy);
+        self.settle(node, &mut policy);
         self.check_timeout(node, &policy);
         self.check_quota(node, &policy);
         if policy.failure_mode == FailureMode::FailLocal && policy.local_limit.is_none() {
@@ -439,7 +442,22 @@ impl Builder {
 
     /// An entry has one source, and what goes with it.
     fn check_sources(&mut self, node: &Node<'_>) {
-        let sources = entry::ENTRY.one_of;
+        self.check_one_source(node, entry::ENTRY.one_of);
+        let mut conflict = |key: &Key, with: String| {
+            self.problems
+                .add(node.at(key).path(), ProblemKind::Conflict { with });
+        };
+        if node.has(&entry::AS) && !node.has(&entry::PROPERTY) {
+            conflict(&entry::AS, "goes with `property` only".to_owned());
+        }
+        if node.is_true(&entry::OPTIONAL) && node.has(&entry::DEFAULT) {
+            let with = "with a default nothing is missing, remove `optional`".to_owned();
+            conflict(&entry::OPTIONAL, with);
+        }
+    }
+
+    /// Of these keys, exactly one says where a value comes from.
+    pub(super) fn check_one_source(&mut self, node: &Node<'_>, sources: &[&'static Key]) {
         let place = |key: &&&Key| node.find(key).map_or(usize::MAX, |(position, _)| position);
         let given = || sources.iter().filter(|key| node.has(key));
         let Some(first) = given().min_by_key(place) else {
@@ -456,13 +474,6 @@ impl Builder {
         for other in given().filter(|key| key.name != first.name) {
             let with = format!("`{}` is a source too, keep one of them", first.name);
             conflict(other, with);
-        }
-        if node.has(&entry::AS) && !node.has(&entry::PROPERTY) {
-            conflict(&entry::AS, "goes with `property` only".to_owned());
-        }
-        if node.is_true(&entry::OPTIONAL) && node.has(&entry::DEFAULT) {
-            let with = "with a default nothing is missing, remove `optional`".to_owned();
-            conflict(&entry::OPTIONAL, with);
         }
     }
 
@@ -614,7 +625,7 @@ fn headers(node: &Node<'_>, key: &Key) -> Vec<(String, String)> {
         .collect()
 }
 
-fn texts(items: &[Value]) -> Vec<String> {
+pub(super) fn texts(items: &[Value]) -> Vec<String> {
     items
         .iter()
         .filter_map(|item| item.as_text().map(str::to_owned))

@@ -119,6 +119,15 @@ fn check_scalar(value: &Value, kind: &Kind) -> Result<(), ProblemKind> {
         (Kind::Bool, Value::Bool(_)) | (Kind::True, Value::Bool(true)) => Ok(()),
         (Kind::Count(min, max), Value::Number(number)) => check_count(*number, *min, *max),
         (Kind::Duration(min, max), Value::Text(text)) => check_duration(text, min, max),
+        (Kind::Factor, Value::Number(number)) => match number.as_thousandths() {
+            0 if number.is_zero() => Err(ProblemKind::Forbidden {
+                got: number.to_string(),
+                why: "counts nothing, remove it",
+            }),
+            0 => Err(out_of_range(number, "-1000", "1000")),
+            -1_000_000..=1_000_000 if !number.is_finer_than_thousandths() => Ok(()),
+            _ => Err(out_of_range(number, "-1000", "1000")),
+        },
         (Kind::Share, Value::Number(number)) => match number.as_permille() {
             Some(1..=1_000) if number.is_at_most_one() => Ok(()),
             Some(_) | None => Err(out_of_range(number, "0.001", "1")),

@@ -80,6 +80,7 @@ impl Builder {
                 body: self.body_rules(node),
                 readings: self.readings(node).into(),
             },
+            report: None,
         }
     }
 

@@ -62,6 +62,8 @@ pub enum Kind {
     Count(u64, u64),
     /// A duration within bounds.
     Duration(&'static str, &'static str),
+    /// A number from -1000 to 1000 that is not 0, to the thousandth.
+    Factor,
     /// An object, or something simpler.
     Either(&'static Self, &'static Self),
     /// A list of at least and at most so many items.
@@ -92,6 +94,7 @@ impl Kind {
             Self::Bool => one_of(["true", "false"]),
             Self::Count(min, max) => format!("a whole number, {min} to {max}"),
             Self::Duration(min, max) => format!("a duration, `{min}` to `{max}`"),
+            Self::Factor => "a number, -1000 to 1000 but not 0, to the thousandth".to_owned(),
             Self::Either(simple, object) => {
                 format!("{}, or {}", simple.expected(), object.expected())
             }
@@ -192,6 +195,8 @@ table! { backend BACKEND "backend" "A quota backend: where it is, and what it sp
     PATH "path" Kind::Text(Form::PathAndQuery),
         otherwise!("the preset's; `custom` requires one, and it may have slots"),
         "The path to call.";
+    REPORT_PATH "report_path" Kind::Text(Form::PathAndQuery), otherwise!("the preset's"),
+        "The path to tell what requests really used; see `settle`.";
     NAMESPACE "namespace" Kind::Text(Form::Line), Presence::Default("quota-gate"),
         "Limitador's namespace, envoyproxy/ratelimit's domain, and so on.";
     TIMEOUT "timeout" TIMEOUT_KIND, Presence::Default("100ms"),
@@ -299,7 +304,7 @@ table! { policy POLICY "policy" "How a request is handled." {
     DESCRIPTOR "descriptor" Kind::List(&Kind::Table(&entry::ENTRY), 1, 16), Presence::Required,
         "Who is asking, and for what: entries in order.";
     COST "cost" Kind::Either(&COST_KIND, &Kind::Table(&cost::COST)), Presence::Default("1"),
-        "The units that a request uses.";
+        "The units that a request uses, as far as that is known ahead.";
     FAILURE_MODE "failure_mode" Kind::Words(FAILURE_MODES), Presence::Required,
         "What happens when the backend gives no answer.";
     LOCAL_LIMIT "local_limit" Kind::Table(&local_limit::LOCAL_LIMIT),
@@ -316,6 +321,9 @@ table! { policy POLICY "policy" "How a request is handled." {
         "How long answers may be used again.";
     LEASE "lease" Kind::Table(&lease::LEASE), otherwise!("no lease: one call a request"),
         "Units asked for ahead of need, and spent without asking.";
+    SETTLE "settle" Kind::Table(&settle::SETTLE),
+        otherwise!("nothing is settled: what was checked is what was used"),
+        "Where the response tells what the request really used, and what becomes of it.";
     ENFORCEMENT "enforcement" Kind::Words(ENFORCEMENTS), Presence::Default("enforce"),
         "Whether a denial is carried out, only told, or no check is made.";
     ON_MISSING "on_missing" Kind::Words(ON_MISSING_WORDS), Presence::Default("deny"),
@@ -407,6 +415,44 @@ table! { lease LEASE "lease" "Units asked for ahead of need, per key and worker.
         "How long they may be spent.";
 }}
 
+table! { settle SETTLE "settle"
+    "What requests really used, told to the backend after the fact, in batches." {
+    USAGE "usage" Kind::List(&Kind::Table(&usage::USAGE), 1, 8), Presence::Required,
+        "Where the response tells it; the parts that are there are added up, rounded up to units.";
+    MODE "mode" Kind::Words(SETTLE_MODES), Presence::Default("report"),
+        "`report`: the check counts nothing, the whole use is told. `correct`: the check charges \
+         the cost, the difference is told.";
+    DEFAULT "default" SETTLED_KIND, otherwise!("the request's cost"),
+        "The units of a request whose response tells nothing.";
+    MAX "max" SETTLED_KIND, Presence::Default("1000000"),
+        "More units than this count as this.";
+    ON_ERROR "on_error" Kind::Words(&["release", "keep"]), Presence::Default("release"),
+        "What a request without an answer below 400, which tells nothing, has used: no units, or \
+         the `default`.";
+    UNCHECKED "unchecked" Kind::Words(&["report", "skip"]), Presence::Default("report"),
+        "Whether the use of requests that were let through without a check is told.";
+    EVERY "every" Kind::Duration("20ms", "60s"), Presence::Default("100ms"),
+        "How long the use of a key is gathered before it is told.";
+    TIMEOUT "timeout" TIMEOUT_KIND, Presence::Default("2s"),
+        "How long the backend may take to confirm it; no request waits for that.";
+    RETRY_FOR "retry_for" Kind::Duration("0s", "24h"), Presence::Default("5m"),
+        "How long it is told again while the backend does not take it; then it is dropped.";
+    IF_UNKNOWN "if_unknown" Kind::Words(&["retry", "drop"]), Presence::Default("retry"),
+        "What happens when nobody knows whether the backend has counted it: told again, or \
+         dropped. The preset `headers` sends an id by which a second one can be known.";
+}}
+
+table! { usage USAGE "usage" "One part of what a request used, and where it is told." {
+    HEADER "header" Kind::Text(Form::ReadHeader), otherwise!("another source"),
+        "A header of the response; there twice, it counts as missing.";
+    TRAILER "trailer" Kind::Text(Form::ReadHeader), otherwise!("another source"),
+        "A trailer of the response; there twice, it counts as missing.";
+    METADATA "metadata" Kind::List(&Kind::Text(Form::Line), 2, 16), otherwise!("another source"),
+        "A value of Envoy's dynamic metadata: the namespace, then the keys down to it.";
+    TIMES "times" Kind::Factor, Presence::Default("1"),
+        "Units for each; below 0 for what another part has counted too much.";
+} one_of [HEADER, TRAILER, METADATA] }
+
 table! { mode_header MODE_HEADER "failure_mode_header" "Who may choose a failure mode, and how." {
     NAME "name" Kind::Text(Form::TrustedHeader), Presence::Required,
         "The header that holds a failure mode's word; the upstream gets it, too.";
@@ -460,13 +506,13 @@ pub mod route_override {
     use super::*;
 
     /// What a rule changes of its policy. What names the key, and what is kept per key (`backend`,
-    /// `descriptor`, `local_limit`, `cache`, `lease`), belongs to the policy.
+    /// `descriptor`, `local_limit`, `cache`, `lease`, `settle`), belongs to the policy.
     pub static OVERRIDE: Table = Table {
         changes: true,
         doc: doc!(
             "What a rule changes of its policy: any of these keys, as in the policy. What names \
              the key, and what is kept per key (`backend`, `descriptor`, `local_limit`, `cache`, \
-             `lease`), belongs to the policy."
+             `lease`, `settle`), belongs to the policy."
         ),
         keys: &[
             &policy::COST,
@@ -507,6 +553,8 @@ pub const PRESETS: &[&str] = &[
 pub const FAILURE_MODES: &[&str] = &["fail_open", "fail_closed", "fail_local"];
 /// The words of `enforcement`.
 pub const ENFORCEMENTS: &[&str] = &["enforce", "shadow", "off"];
+/// The words of a settlement's `mode`.
+pub const SETTLE_MODES: &[&str] = &["report", "correct"];
 /// The words of `on_missing`.
 pub const ON_MISSING_WORDS: &[&str] = &["deny", "allow"];
 /// The words of `rate_limit_headers`.
@@ -524,4 +572,6 @@ const HOST_BUDGET_KIND: Kind = Kind::Duration("6ms", "10m");
 const COST_KIND: Kind = Kind::Count(0, 1_000_000);
 /// Envoy sends other statuses as they are, and closes the connection on some.
 const DENIAL_STATUS_KIND: Kind = Kind::Count(400, 599);
+/// What one request may have used; sums of it stay far from the end of 63 bits.
+const SETTLED_KIND: Kind = Kind::Count(0, 1_000_000_000);
 const STATUS_LIST: Kind = Kind::List(&Kind::Status, 0, 32);

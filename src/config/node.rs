@@ -116,6 +116,14 @@ impl<'a> Node<'a> {
             .unwrap_or(0)
     }
 
+    /// The factor of a key in thousandths, or its default.
+    pub(super) fn thousandths(&self, key: &Key) -> i64 {
+        let given = self.valid(key).and_then(number);
+        given
+            .or_else(|| number(&Value::from_json(default_text(key).as_bytes()).ok()?))
+            .map_or(0, Number::as_thousandths)
+    }
+
     /// Whether the key is there and `true`.
     pub(super) fn is_true(&self, key: &Key) -> bool {
         matches!(self.find(key), Some((_, Value::Bool(true))))

@@ -166,6 +166,25 @@ impl Number {
         u32::try_from(self.whole.checked_mul(1_000)?.checked_add(thousandths)?).ok()
     }
 
+    /// The thousandths, those of what is below zero as well; digits behind them are cut off.
+    #[must_use]
+    pub fn as_thousandths(self) -> i64 {
+        let behind = i64::from(self.nanos / NANOS_PER_THOUSANDTH);
+        let whole = i64::try_from(self.whole).unwrap_or(i64::MAX);
+        let size = whole.saturating_mul(1_000).saturating_add(behind);
+        if self.negative {
+            size.saturating_neg()
+        } else {
+            size
+        }
+    }
+
+    /// Whether it has digits behind the thousandths.
+    #[must_use]
+    pub const fn is_finer_than_thousandths(self) -> bool {
+        !self.nanos.is_multiple_of(NANOS_PER_THOUSANDTH)
+    }
+
     /// Whether it is 0.
     #[must_use]
     pub const fn is_zero(self) -> bool {
@@ -261,6 +280,7 @@ impl<'de> Visitor<'de> for ValueVisitor {
 }
 
 const NANOS: u128 = 1_000_000_000;
+const NANOS_PER_THOUSANDTH: u32 = 1_000_000;
 
 #[cfg(test)]
 mod tests {

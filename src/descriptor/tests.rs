@@ -484,6 +484,7 @@ pub(crate) fn policy_of(descriptor: Vec<EntrySpec>) -> Policy {
         cache: CacheTtls::default(),
         quota: None,
         lease: None,
+        settle: None,
         enforcement: Enforcement::Enforce,
         on_missing: OnMissing::Deny,
         failure_mode_header: None,

@@ -5,7 +5,7 @@ use super::cache::Answer;
 use super::lease::Grant;
 use super::pending::{Call, Purpose, Waiter};
 use super::reply::{CallEnd, classify, is_late};
-use super::{CallId, Gate, StreamId, Turn, Visit};
+use super::{CallId, Gate, StreamId, Turn, Visit, is_peek};
 use crate::decision::{AllowReason, CheckError, Decision, DenyReason};
 use crate::metrics::{CalloutResult, Metric};
 use crate::time::{Instant, millis};
@@ -16,13 +16,20 @@ impl Gate {
     /// late, doubled, or was never asked for.
     pub(super) fn finish(&mut self, turn: &mut Turn<'_>, id: CallId, end: CallEnd<'_>) {
         let Some(call) = self.pending.take(id) else {
-            return;
+            return self.finish_report(turn, id, end);
         };
         let elapsed = turn.now.since(call.since);
         let made = !matches!(end, CallEnd::Refused);
         let reply = classify(end, is_late(elapsed, call.timeout)).and_then(|raw| {
             let wire = self.wires.get(call.backend).ok_or(CheckError::Internal)?;
             wire.decode(&raw)
+        });
+        let reply = reply.map(|reply| {
+            if is_peek(&call.policy) {
+                peeked(reply)
+            } else {
+                reply
+            }
         });
         self.metrics
             .add(Metric::Callouts(call.backend, result_of(&reply)), 1);
@@ -85,14 +92,23 @@ impl Gate {
                     .observed(turn.now, call.key.as_bytes(), &reply.limits);
             }
         }
+        let granted = matches!(&reply, Ok(reply) if is_grant(reply));
+        let mut unclaimed = granted;
         for stream in call.waiters {
             let Some(waiter) = self.pending.release(stream) else {
                 continue;
             };
             match &reply {
-                Ok(reply) => self.release_stream(turn.now, stream, waiter, decision_of(reply)),
+                // Where several share the check, it has charged for one.
+                Ok(reply) => {
+                    let charged = std::mem::take(&mut unclaimed);
+                    self.release_shared(turn.now, stream, waiter, decision_of(reply), charged);
+                }
                 Err(cause) => self.release_failed(turn, stream, waiter, *cause),
             }
+        }
+        if unclaimed {
+            self.settle_unclaimed(turn.now, &call.policy, &call.key, cost);
         }
     }
 
@@ -241,6 +257,18 @@ const fn may_ask_again(reply: &Reply, asked: u64, cost: u64) -> bool {
         ReplyOutcome::Granted { .. } => true,
         ReplyOutcome::Rejected { .. } => false,
     }
+}
+
+const fn is_grant(reply: &Reply) -> bool {
+    matches!(reply.outcome, ReplyOutcome::Granted { .. })
+}
+
+/// The reply to a check that counts nothing: a yes with nothing left is a no.
+fn peeked(mut reply: Reply) -> Reply {
+    if is_grant(&reply) && reply.limits.remaining == Some(0) {
+        reply.outcome = ReplyOutcome::Denied;
+    }
+    reply
 }
 
 fn decision_of(reply: &Reply) -> Decision {

@@ -3,6 +3,10 @@
 /// What a gate's tables hold at most; each of them has its own rule for when it is full.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Bounds {
+    /// Keys whose use is gathered before it is told.
+    pub batches: usize,
+    /// Memory for them, keys included.
+    pub batch_bytes: usize,
     /// Decisions remembered.
     pub answers: usize,
     /// Memory for them, keys included.
@@ -23,6 +27,8 @@ pub struct Bounds {
 impl Bounds {
     /// The bounds that workers have. (Simulations have smaller ones, so that tables fill.)
     pub const WORKER: Self = Self {
+        batches: 4096,
+        batch_bytes: 4 * 1024 * 1024,
         answers: 10_000,
         answer_bytes: 4 * 1024 * 1024,
         leases: 10_000,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::pending::{Call, Labels, Purpose, Waiter};
-use super::{Ask, Effect, Gate, Need, Outgoing, StreamId, Turn};
+use super::{Ask, Effect, Gate, Need, Outgoing, StreamId, Turn, is_peek};
 use crate::config::{FailureMode, Policy};
 use crate::decision::CheckError;
 use crate::request::Request;
@@ -116,6 +116,8 @@ impl Gate {
             quota: ask.policy.quota,
             route: labels.route.as_deref(),
             request_id: labels.request_id.as_deref(),
+            peek: is_peek(&ask.policy),
+            told: None,
         });
         let call = Call {
             backend: index,
@@ -145,7 +147,7 @@ impl Gate {
     }
 
     /// Whether the breaker lets nothing through now.
-    fn is_cut_off(&self, backend: usize, wall: Wall) -> bool {
+    pub(super) fn is_cut_off(&self, backend: usize, wall: Wall) -> bool {
         self.breakers
             .get(backend)
             .and_then(Option::as_ref)

@@ -128,12 +128,14 @@ pub struct LeaseCounts {
     pub spent_units: u64,
     /// Units that were granted and not spent in time.
     pub expired_units: u64,
+    /// Units that were spent and given back, because they were not used after all.
+    pub returned_units: u64,
 }
 
 impl LeaseCounts {
     /// Each count by the word for it in `quota_gate_leases{event}`.
     #[must_use]
-    pub const fn events(&self) -> [(&'static str, u64); 9] {
+    pub const fn events(&self) -> [(&'static str, u64); 10] {
         [
             ("asked", self.asked),
             ("expired_units", self.expired_units),
@@ -143,6 +145,7 @@ impl LeaseCounts {
             ("granted_units", self.granted_units),
             ("partial", self.partial),
             ("refused", self.refused),
+            ("returned_units", self.returned_units),
             ("spent_units", self.spent_units),
         ]
     }
@@ -240,6 +243,35 @@ impl Leases {
             lease.failures = lease.failures.saturating_add(1);
             lease.quiet_until = now.after(pause);
         }
+    }
+
+    /// Pays with what is held for units that a request has used beyond its cost. How many it pays.
+    pub fn debit(&mut self, now: Instant, key: &[u8], units: u64) -> u64 {
+        let Some(lease) = self.table.find_mut(key) else {
+            return 0;
+        };
+        lease.expire(now, &mut self.counts);
+        let paid = units.min(lease.left());
+        let rest = paid.saturating_sub(lease.first.units);
+        lease.first.units = lease.first.units.saturating_sub(paid);
+        lease.later.units = lease.later.units.saturating_sub(rest);
+        self.counts.spent_units = self.counts.spent_units.saturating_add(paid);
+        paid
+    }
+
+    /// Takes units back that a request was charged and has not used. They are good for as long as
+    /// what they lie with, and never more than the lease may hold; how many are taken.
+    pub fn give_back(&mut self, now: Instant, key: &[u8], units: u64, terms: &LeaseTerms) -> u64 {
+        let Some(lease) = self.table.find_mut(key) else {
+            return 0;
+        };
+        if now >= lease.first.expires {
+            return 0;
+        }
+        let taken = units.min(terms.max_units.saturating_sub(lease.left()));
+        lease.first.units = lease.first.units.saturating_add(taken);
+        self.counts.returned_units = self.counts.returned_units.saturating_add(taken);
+        taken
     }
 
     /// Notes what the answer to a plain check said of the key's limit.
@@ -749,6 +781,7 @@ const NOTHING: LeaseCounts = LeaseCounts {
     granted_units: 0,
     spent_units: 0,
     expired_units: 0,
+    returned_units: 0,
 };
 
 /// What a key is counted as, beside its own length: its lease, its place in the index, and what

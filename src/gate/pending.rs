@@ -111,10 +111,15 @@ impl Pending {
         self.by_backend.get(backend).copied().unwrap_or(0)
     }
 
+    /// The number of another call.
+    pub(super) const fn next_id(&mut self) -> CallId {
+        self.last = self.last.wrapping_add(1);
+        CallId(self.last)
+    }
+
     /// Notes a call. With `joinable`, later checks of its key may wait for it as well.
     pub(super) fn add(&mut self, call: Call, joinable: bool) -> CallId {
-        self.last = self.last.wrapping_add(1);
-        let id = CallId(self.last);
+        let id = self.next_id();
         self.ends.insert((call.end(), id.0), ());
         if joinable {
             self.shared.insert(call.key.clone(), id.0);

@@ -95,14 +95,27 @@ impl Gate {
         waiter: Waiter,
         decision: Decision,
     ) {
+        self.release_shared(now, stream, waiter, decision, true);
+    }
+
+    /// The same for one of several that share a check, which has `charged` for one of them.
+    pub(super) fn release_shared(
+        &mut self,
+        now: Instant,
+        stream: StreamId,
+        waiter: Waiter,
+        decision: Decision,
+        charged: bool,
+    ) {
         let waited = now.since(waiter.since);
         let release = self.release(Some(&waiter.ask.policy), decision, Some(waited));
         if waiter.gone {
-            return;
+            return self.settle_gone(now, waiter, &release.decision, charged);
         }
         if matches!(release.decision.outcome, Outcome::Allow(_)) {
             self.note_limits(stream, &waiter.ask.policy, &release.decision.limits);
         }
+        self.open_settlement(stream, waiter.ask, &release.decision, charged);
         self.effects.push_back(Effect::Release(stream, release));
     }
 

@@ -18,8 +18,10 @@ use super::vm;
 pub(super) enum Map {
     /// The downstream request's.
     Request,
-    /// The response's, on its way to the client.
+    /// The response's, on its way to the client or sent.
     Response,
+    /// The response's trailers.
+    ResponseTrailers,
     /// The reply's to a callout.
     CallReply,
 }
@@ -29,6 +31,7 @@ impl Map {
         match self {
             Self::Request => 0,
             Self::Response => 2,
+            Self::ResponseTrailers => 3,
             Self::CallReply => 6,
         }
     }

@@ -5,6 +5,7 @@ use std::cell::OnceCell;
 use super::abi::{self, Map};
 use crate::pairs;
 use crate::request::{Header, Request};
+use crate::response::Response;
 use crate::shared::{Shared, Version};
 
 /// The request of the stream that is in effect.
@@ -18,15 +19,7 @@ pub(super) struct HostRequest {
 
 impl Request for HostRequest {
     fn header(&self, name: &str) -> Header {
-        let headers = self
-            .headers
-            .get_or_init(|| abi::header_pairs(Map::Request).unwrap_or_default());
-        let mut found = pairs::iter(headers).filter(|(own, _)| *own == name.as_bytes());
-        match (found.next(), found.next()) {
-            (None, _) => Header::Missing,
-            (Some((_, value)), None) => Header::One(value.to_vec()),
-            (Some(_), Some(_)) => Header::Repeated,
-        }
+        only(&self.headers, Map::Request, name)
     }
 
     fn property(&self, path: &[&str]) -> Option<Vec<u8>> {
@@ -39,6 +32,38 @@ impl Request for HostRequest {
 
     fn route_name(&self) -> Option<Vec<u8>> {
         abi::property(b"xds\0route_name").filter(|value| !value.is_empty())
+    }
+}
+
+/// The response of the stream that is ending, with the same care for what is there twice.
+#[derive(Default)]
+pub(super) struct HostResponse {
+    headers: OnceCell<Vec<u8>>,
+    trailers: OnceCell<Vec<u8>>,
+}
+
+impl Response for HostResponse {
+    fn header(&self, name: &str) -> Header {
+        only(&self.headers, Map::Response, name)
+    }
+
+    fn trailer(&self, name: &str) -> Header {
+        only(&self.trailers, Map::ResponseTrailers, name)
+    }
+
+    fn property(&self, path: &[String]) -> Option<Vec<u8>> {
+        abi::property(path.join("\0").as_bytes()).filter(|value| !value.is_empty())
+    }
+}
+
+/// The header of a map that is fetched when it is first looked at.
+fn only(fetched: &OnceCell<Vec<u8>>, map: Map, name: &str) -> Header {
+    let headers = fetched.get_or_init(|| abi::header_pairs(map).unwrap_or_default());
+    let mut found = pairs::iter(headers).filter(|(own, _)| *own == name.as_bytes());
+    match (found.next(), found.next()) {
+        (None, _) => Header::Missing,
+        (Some((_, value)), None) => Header::One(value.to_vec()),
+        (Some(_), Some(_)) => Header::Repeated,
     }
 }
 

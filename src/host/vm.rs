@@ -10,7 +10,7 @@
 use std::cell::RefCell;
 
 use super::abi::{self, Buffer, Level, Map, MetricKind};
-use super::view::{HostRequest, HostShared};
+use super::view::{HostRequest, HostResponse, HostShared};
 use crate::config::parse;
 use crate::decision::Outcome;
 use crate::denial::Denial;
@@ -32,6 +32,9 @@ struct Vm {
     owners: SortedMap<u32, u32>,
     /// Ticks of all roots together.
     ticks: u64,
+    /// Roots that the host has forgotten, and that still have use to tell: the ticks of another one
+    /// drive them.
+    ended: Vec<Root>,
 }
 
 /// One plugin configuration at work.
@@ -101,6 +104,9 @@ pub(super) fn on_configure(root: u32) -> bool {
 pub(super) fn on_tick(root: u32) {
     with(|vm| {
         vm.ticks = vm.ticks.saturating_add(1);
+        if !vm.ended.is_empty() && vm.oldest() == Some(root) {
+            vm.tick_ended();
+        }
         let Some(root) = vm.roots.get_mut(&root) else {
             return;
         };
@@ -176,6 +182,17 @@ pub(super) fn on_http_call_response(root: u32, token: u32, headers: u32) {
         let Some(root) = vm.roots.get_mut(&root) else {
             return;
         };
+        // What a forgotten root tells is called on another one's behalf.
+        let root = match root.calls.get(&token) {
+            Some(_) => root,
+            None => {
+                let mut ended = vm.ended.iter_mut();
+                let Some(ended) = ended.find(|root| root.calls.get(&token).is_some()) else {
+                    return;
+                };
+                ended
+            }
+        };
         let Some(call) = root.calls.remove(&token) else {
             return;
         };
@@ -207,11 +224,16 @@ pub(super) fn on_http_call_response(root: u32, token: u32, headers: u32) {
     });
 }
 
+/// The stream is over, whoever ended it, and the host still shows its response.
 pub(super) fn on_log(stream: u32) {
     with(|vm| {
         if let Some(root) = vm.root_of(stream) {
             if let Some(gate) = &mut root.gate {
-                gate.handle_close(StreamId(stream));
+                let id = StreamId(stream);
+                if gate.settles(id) {
+                    gate.handle_log(wall(), id, &HostResponse::default());
+                }
+                gate.handle_close(id);
             }
             root.streams = root.streams.saturating_sub(1);
             // What it has counted must not go with it.
@@ -230,6 +252,7 @@ impl Vm {
         Self {
             roots: SortedMap::new(),
             owners: SortedMap::new(),
+            ended: Vec::new(),
             ticks: 0,
         }
     }
@@ -247,10 +270,35 @@ impl Vm {
             .roots
             .find_key(|root| self.ticks.saturating_sub(root.seen) > most)
         {
-            if let Some(mut root) = self.roots.remove(&root) {
-                root.retire();
+            if let Some(root) = self.roots.remove(&root) {
+                self.retire(root);
             }
         }
+    }
+
+    /// The host has forgotten a root. What it has not told yet is told on the ticks of another.
+    fn retire(&mut self, mut root: Root) {
+        root.retire();
+        if root.is_settled() {
+            return;
+        }
+        self.ended.push(root);
+        let room = if self.roots.is_empty() { 0 } else { ENDED_MAX };
+        while self.ended.len() > room {
+            let mut oldest = self.ended.remove(0);
+            oldest.give_up();
+        }
+    }
+
+    fn tick_ended(&mut self) {
+        for root in &mut self.ended {
+            if let Some(gate) = &mut root.gate {
+                gate.handle_tick_after_end(wall(), &mut HostShared);
+            }
+            root.drain(None);
+            root.flush();
+        }
+        self.ended.retain(|root| !root.is_settled());
     }
 
     fn oldest(&self) -> Option<u32> {
@@ -350,8 +398,22 @@ impl Root {
 
     /// The host has forgotten this root: what is in flight will not be heard of again.
     fn retire(&mut self) {
+        self.calls = SortedMap::new();
         if let Some(gate) = &mut self.gate {
             gate.handle_end(wall(), &mut HostShared);
+        }
+        self.drain(None);
+        self.flush();
+    }
+
+    fn is_settled(&self) -> bool {
+        self.gate.as_ref().is_none_or(Gate::is_settled)
+    }
+
+    /// There is nobody to tell the rest for it.
+    fn give_up(&mut self) {
+        if let Some(gate) = &mut self.gate {
+            gate.handle_give_up(wall());
         }
         self.drain(None);
         self.flush();
@@ -472,6 +534,10 @@ const FROM_BACKEND: &[u8] = b"x-envoy-upstream-service-time";
 /// A root that lives ticks as often as any other, so this many of each one's without one of its own
 /// say that it does not: one second.
 const SILENT_TICKS: u64 = 50;
+
+/// Forgotten roots that may have use to tell: each needs a push of its own, and some minutes of an
+/// outage.
+const ENDED_MAX: usize = 8;
 
 /// Far above any configuration within the parser's bounds.
 const CONFIGURATION_BYTES_MAX: usize = 16 * 1024 * 1024;

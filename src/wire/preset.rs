@@ -7,8 +7,8 @@ use std::borrow::Cow;
 
 use crate::config::{Backend, Preset, StatusPattern};
 use crate::language::{
-    BodyRules, HeaderShape, Language, List, Piece, Place, Pointer, Reading, Rules, Shape, Slot,
-    Target, Test, Text, Unit, Want,
+    BodyRules, HeaderShape, Language, List, Piece, Place, Pointer, Reading, Report, Rules, Shape,
+    Slot, Target, Test, Text, Unit, Want,
 };
 
 /// The language of a backend.
@@ -49,6 +49,10 @@ fn with_standards(custom: &Language) -> Language {
 /// | `x-quota-policy`, `x-quota-route` | names, percent-encoded |
 /// | `x-request-id` | the request's id |
 ///
+/// What requests really used is told by `POST /report`, with `x-quota-cost` below 0 where units are
+/// to be taken back, and `x-quota-settlement-id`, `x-quota-requests` and, where they were not
+/// checked, `x-quota-unchecked`; 2xx says that it is counted.
+///
 /// 2xx allows, 429 denies, 401 and 403 reject. `x-quota-granted` says how many units were given
 /// (absent: all); `RateLimit` and `RateLimit-Policy`, else `X-RateLimit-*`, tell of the limit.
 static HEADERS: Language = Language {
@@ -79,6 +83,25 @@ static HEADERS: Language = Language {
             WINDOW_OF_LIMIT,
         ]),
     },
+    report: Some(Report {
+        request: Shape {
+            method: text("POST"),
+            path: Cow::Borrowed(&[raw("/report")]),
+            headers: Cow::Borrowed(&[
+                header("x-quota-descriptor", &[Piece::Slot(Slot::Descriptor)]),
+                header("x-quota-cost", &[Piece::Slot(Slot::Units)]),
+                header("x-quota-policy", &[Piece::Slot(Slot::Policy)]),
+                header("x-quota-requests", &[Piece::Slot(Slot::Requests)]),
+                SETTLEMENT_ID,
+                UNCHECKED,
+            ]),
+            body: Cow::Borrowed(&[]),
+        },
+        counted: Cow::Borrowed(&[StatusPattern::Class(2)]),
+        error: None,
+        takes_back: true,
+        peek: None,
+    }),
 };
 
 /// Kuadrant Limitador's HTTP API: one call counts and decides; the body of its answer is `null`.
@@ -110,6 +133,26 @@ static LIMITADOR: Language = Language {
             WINDOW_OF_LIMIT,
         ]),
     },
+    report: Some(Report {
+        request: Shape {
+            method: text("POST"),
+            path: Cow::Borrowed(&[raw("/report")]),
+            headers: Cow::Borrowed(&[UNCHECKED]),
+            body: Cow::Borrowed(&[
+                raw("{\"namespace\":\""),
+                Piece::Slot(Slot::Namespace),
+                raw("\",\"values\":{"),
+                Piece::Slot(Slot::DescriptorMembers),
+                raw("},\"delta\":"),
+                Piece::Slot(Slot::Units),
+                raw("}"),
+            ]),
+        },
+        counted: Cow::Borrowed(&[StatusPattern::Exact(200)]),
+        error: None,
+        takes_back: false,
+        peek: Some(text("/check")),
+    }),
 };
 
 /// `POST /json` of envoyproxy/ratelimit.
@@ -164,6 +207,27 @@ static ENVOY_RATELIMIT: Language = Language {
             from_header(Target::RetryAfter, "retry-after", Unit::Seconds),
         ]),
     },
+    // What is over the limit is counted, too.
+    report: Some(Report {
+        request: Shape {
+            method: text("POST"),
+            path: Cow::Borrowed(&[raw("/json")]),
+            headers: Cow::Borrowed(&[UNCHECKED]),
+            body: Cow::Borrowed(&[
+                raw("{\"domain\":\""),
+                Piece::Slot(Slot::Namespace),
+                raw("\",\"descriptors\":[{\"entries\":["),
+                Piece::Slot(Slot::DescriptorPairs),
+                raw("]}],\"hitsAddend\":"),
+                Piece::Slot(Slot::Units),
+                raw("}"),
+            ]),
+        },
+        counted: Cow::Borrowed(&[StatusPattern::Exact(200), StatusPattern::Exact(429)]),
+        error: None,
+        takes_back: false,
+        peek: None,
+    }),
 };
 
 // The members of envoyproxy/ratelimit's replies.
@@ -223,6 +287,33 @@ static GUBERNATOR: Language = Language {
             from_body(Target::Reset, GUBERNATOR_RESET_TIME, Unit::EpochMillis),
         ]),
     },
+    // Without the behaviour, what is more than what is left would not be counted at all.
+    report: Some(Report {
+        request: Shape {
+            method: text("POST"),
+            path: Cow::Borrowed(&[raw("/v1/GetRateLimits")]),
+            headers: Cow::Borrowed(&[UNCHECKED]),
+            body: Cow::Borrowed(&[
+                raw("{\"requests\":[{\"name\":\""),
+                Piece::Slot(Slot::Namespace),
+                raw("/"),
+                Piece::Slot(Slot::Policy),
+                raw("\",\"unique_key\":\""),
+                Piece::Slot(Slot::Descriptor),
+                raw("\",\"hits\":\""),
+                Piece::Slot(Slot::Units),
+                raw("\",\"limit\":\""),
+                Piece::Slot(Slot::QuotaUnits),
+                raw("\",\"duration\":\""),
+                Piece::Slot(Slot::QuotaMillis),
+                raw("\",\"behavior\":\"DRAIN_OVER_LIMIT\"}]}"),
+            ]),
+        },
+        counted: Cow::Borrowed(&[StatusPattern::Exact(200)]),
+        error: Some(Pointer::Borrowed(GUBERNATOR_ERROR)),
+        takes_back: true,
+        peek: None,
+    }),
 };
 
 /// ThrottleCrab's HTTP API: a GCRA whose rules come with every request, in whole seconds.
@@ -275,6 +366,7 @@ static THROTTLECRAB: Language = Language {
             from_body(Target::RetryAfter, RETRY_AFTER, Unit::Seconds),
         ]),
     },
+    report: None,
 };
 
 /// Unkey's rate limit API, version 2. The root key goes into the backend's `headers`.
@@ -325,6 +417,7 @@ static UNKEY: Language = Language {
             from_body(Target::Reset, DATA_RESET, Unit::EpochMillis),
         ]),
     },
+    report: None,
 };
 
 // The members of Gubernator's replies: to one request, one response.
@@ -350,6 +443,13 @@ const ERROR: &[Text] = &[text("error")];
 
 /// Calls of the host carry no request id of their own.
 const REQUEST_ID: HeaderShape = header("x-request-id", &[Piece::Slot(Slot::RequestId)]);
+
+/// What a report can be known by when it comes a second time.
+const SETTLEMENT_ID: HeaderShape =
+    header("x-quota-settlement-id", &[Piece::Slot(Slot::SettlementId)]);
+
+/// Why the requests of a report were let through without a check.
+const UNCHECKED: HeaderShape = header("x-quota-unchecked", &[Piece::Slot(Slot::Unchecked)]);
 
 /// `X-RateLimit-Limit: 5, 5;w=60;name="x"`, as Envoy and Limitador write it.
 const WINDOW_OF_LIMIT: Reading = Reading {

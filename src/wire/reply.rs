@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::config::value::Value;
 use crate::config::{StatusPattern, Statuses};
 use crate::decision::{CheckError, Limits};
-use crate::language::{BodyRules, Place, Pointer, Reading, Rules, Target, Text, Want};
+use crate::language::{BodyRules, Place, Pointer, Reading, Report, Rules, Target, Text, Want};
 use crate::text;
 use crate::wire::json;
 use crate::wire::{BODY_BYTES_MAX, Caching, RawReply, Reply, ReplyOutcome, structured};
@@ -160,6 +160,30 @@ impl Rules {
             // Of two that are used up, the one that takes longer to come back.
             .min_by_key(|(limits, _)| (limits.remaining, std::cmp::Reverse(limits.reset)))
             .map(|(_, item)| item)
+    }
+}
+
+impl Report {
+    /// Whether `reply` says that what was told has been counted.
+    ///
+    /// # Errors
+    /// [`CheckError::Status`] and [`CheckError::BadReply`].
+    pub(super) fn read(&self, reply: &RawReply<'_>) -> Result<(), CheckError> {
+        let mut counted = self.counted.iter();
+        if !counted.any(|pattern| pattern.matches(reply.status)) {
+            return Err(CheckError::Status(reply.status));
+        }
+        let Some(error) = &self.error else {
+            return Ok(());
+        };
+        if reply.body.len() > BODY_BYTES_MAX {
+            return Err(CheckError::BadReply);
+        }
+        let body = Value::from_json(reply.body).map_err(|_| CheckError::BadReply)?;
+        match json::at(&body, error).is_some_and(json::is_something) {
+            true => Err(CheckError::BadReply),
+            false => Ok(()),
+        }
     }
 }
 

@@ -87,6 +87,25 @@ fn fill(
             }
             return !id.is_empty();
         }
+        Slot::Requests => match (&check.told, context) {
+            (Some(told), _) => text::push_decimal(out, u64::from(told.requests)),
+            (None, Context::Json | Context::Path) => out.push(b'1'),
+            (None, Context::Header) => return false,
+        },
+        Slot::SettlementId => return push_told(out, context, check.told.map(|told| told.id)),
+        Slot::Unchecked => {
+            let unchecked = check.told.and_then(|told| told.unchecked);
+            return push_told(out, context, unchecked);
+        }
+        Slot::Units => match &check.told {
+            Some(told) => {
+                if told.units < 0 {
+                    out.push(b'-');
+                }
+                text::push_decimal(out, told.units.unsigned_abs());
+            }
+            None => text::push_decimal(out, check.cost),
+        },
         Slot::Route => {
             let route = check.route.unwrap_or_default();
             push_text(out, context, route);
@@ -94,6 +113,11 @@ fn fill(
         }
     }
     true
+}
+
+fn push_told(out: &mut Vec<u8>, context: Context, value: Option<&str>) -> bool {
+    push_text(out, context, value.unwrap_or_default().as_bytes());
+    value.is_some()
 }
 
 fn push_text(out: &mut Vec<u8>, context: Context, value: &[u8]) {

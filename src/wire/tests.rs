@@ -758,6 +758,123 @@ const GRANTED: ReplyOutcome = ReplyOutcome::Granted { units: None };
 /// 2023-11-14 22:13:20 UTC.
 const NOW: Wall = Wall::from_secs(1_700_000_000);
 
+fn report(preset: Preset, units: i64, unchecked: Option<&'static str>) -> Message {
+    let entries: &[(&str, &[u8])] = &[("tenant", b"a&b")];
+    let policy = policy_of(specs(entries));
+    let descriptor = descriptor(&policy, entries);
+    let told = Told {
+        id: "ab-1-7",
+        requests: 3,
+        unchecked,
+        units,
+    };
+    let check = Check {
+        told: Some(told),
+        quota: Some(QUOTA),
+        ..check(&policy, &descriptor)
+    };
+    wire(preset).encode_report(&check).unwrap()
+}
+
+#[test]
+fn headers_are_told_units_with_their_sign_and_an_id() {
+    let message = report(Preset::Headers, -60, Some("failed_open"));
+    for (name, value) in [
+        (":method", "POST"),
+        (":path", "/report"),
+        ("x-quota-descriptor", "tenant=a%26b"),
+        ("x-quota-cost", "-60"),
+        ("x-quota-policy", "standard"),
+        ("x-quota-requests", "3"),
+        ("x-quota-settlement-id", "ab-1-7"),
+        ("x-quota-unchecked", "failed_open"),
+    ] {
+        assert_eq!(message.header(name), Some(value.as_bytes()), "{name}");
+    }
+    let checked = report(Preset::Headers, 60, None);
+    assert_eq!(checked.header("x-quota-unchecked"), None);
+}
+
+#[test]
+fn bodies_tell_units_in_each_language() {
+    for (preset, path, body) in [
+        (
+            Preset::Limitador,
+            "/report",
+            r#"{"namespace":"api","values":{"tenant":"a&b"},"delta":60}"#,
+        ),
+        (
+            Preset::EnvoyRatelimit,
+            "/json",
+            r#"{"domain":"api","descriptors":[{"entries":[{"key":"tenant","value":"a&b"}]}],"hitsAddend":60}"#,
+        ),
+        (
+            Preset::Gubernator,
+            "/v1/GetRateLimits",
+            r#"{"requests":[{"name":"api/standard","unique_key":"tenant=a%26b","hits":"60","limit":"10","duration":"60500","behavior":"DRAIN_OVER_LIMIT"}]}"#,
+        ),
+    ] {
+        let message = report(preset, 60, None);
+        assert_eq!(message.header(":path"), Some(path.as_bytes()));
+        assert_eq!(String::from_utf8(message.body).unwrap(), body);
+    }
+}
+
+#[test]
+fn a_report_is_counted_where_its_language_says_so() {
+    let read = |preset, status, body: &str| {
+        let reply = RawReply {
+            status,
+            headers: &[],
+            body: body.as_bytes(),
+            now: NOW,
+        };
+        wire(preset).decode_report(&reply)
+    };
+    assert_eq!(read(Preset::Headers, 204, ""), Ok(()));
+    assert_eq!(read(Preset::Headers, 429, ""), Err(CheckError::Status(429)));
+    assert_eq!(read(Preset::Limitador, 200, "null"), Ok(()));
+    assert_eq!(read(Preset::EnvoyRatelimit, 429, ""), Ok(()));
+    assert_eq!(
+        read(Preset::EnvoyRatelimit, 400, ""),
+        Err(CheckError::Status(400))
+    );
+    let good = r#"{"responses":[{"status":"OVER_LIMIT","error":""}]}"#;
+    assert_eq!(read(Preset::Gubernator, 200, good), Ok(()));
+    let bad = r#"{"responses":[{"error":"no owner"}]}"#;
+    assert_eq!(
+        read(Preset::Gubernator, 200, bad),
+        Err(CheckError::BadReply)
+    );
+    assert_eq!(
+        read(Preset::Gubernator, 200, "x"),
+        Err(CheckError::BadReply)
+    );
+}
+
+#[test]
+fn a_peek_at_limitador_has_a_path_of_its_own() {
+    let entries: &[(&str, &[u8])] = &[("tenant", b"a")];
+    let policy = policy_of(specs(entries));
+    let descriptor = descriptor(&policy, entries);
+    let peek = Check {
+        peek: true,
+        ..check(&policy, &descriptor)
+    };
+    let path = |preset| {
+        wire(preset)
+            .encode(&peek)
+            .header(":path")
+            .map(<[u8]>::to_vec)
+    };
+    assert_eq!(path(Preset::Limitador), Some(b"/check".to_vec()));
+    assert_eq!(path(Preset::Headers), Some(b"/check".to_vec()));
+    assert_eq!(
+        path(Preset::Gubernator),
+        Some(b"/v1/GetRateLimits".to_vec())
+    );
+}
+
 fn backend(preset: Preset) -> Backend {
     Backend {
         index: 0,
@@ -767,6 +884,7 @@ fn backend(preset: Preset) -> Backend {
         preset,
         custom: None,
         path: None,
+        report_path: None,
         namespace: "api".into(),
         timeout: Duration::from_millis(100),
         headers: Vec::new(),
@@ -808,6 +926,8 @@ fn check<'a>(policy: &'a Policy, descriptor: &'a Descriptor) -> Check<'a> {
         quota: None,
         route: None,
         request_id: None,
+        peek: false,
+        told: None,
     }
 }
 
@@ -843,6 +963,8 @@ fn encode_with(wire: &Wire, entries: &[(&str, &[u8])], ask: &Ask<'_>) -> Message
         quota: Some(QUOTA),
         route: ask.route,
         request_id: ask.request_id,
+        peek: false,
+        told: None,
     })
 }
 

@@ -34,6 +34,7 @@ pub(crate) fn few(random: &mut Random) -> Bounds {
         local_slots: *random.pick(&[1, 1, 2]),
         metadata: *random.pick(&[0, 1, 3]),
         waiters: *random.pick(&[1, 2, 5]),
+        ..Bounds::WORKER
     }
 }
 

@@ -7,6 +7,7 @@ mod config_problems;
 mod denial;
 mod failure_mode;
 mod leases;
+mod settle;
 mod timeouts;
 mod waiting;
 mod wire;

@@ -14,6 +14,7 @@ use quota_gate::gate::reply::CallEnd;
 use quota_gate::gate::{CallId, Effect, Flow, Gate, Level, Outgoing, Release, StreamId, TICK};
 use quota_gate::metrics::Kind;
 use quota_gate::request::PlainRequest;
+use quota_gate::response::PlainResponse;
 use quota_gate::shared::PlainShared;
 use quota_gate::time::Wall;
 use quota_gate::wire::RawReply;
@@ -118,6 +119,10 @@ pub(crate) struct SeenCall {
 }
 
 impl SeenCall {
+    pub(crate) fn path(&self) -> String {
+        self.header(":path").unwrap_or_default()
+    }
+
     pub(crate) fn header(&self, name: &str) -> Option<String> {
         let found = self.headers.iter().find(|(own, _)| own == name);
         found.map(|(_, value)| String::from_utf8_lossy(value).into_owned())
@@ -150,6 +155,8 @@ struct Stream {
 /// Workers under one configuration.
 pub(crate) struct World {
     workers: Vec<Gate>,
+    /// Workers whose root the host has forgotten: another root's ticks drive them.
+    forgotten: Vec<usize>,
     shared: PlainShared,
     now: Wall,
     script: Script,
@@ -179,6 +186,7 @@ impl World {
             .collect();
         let mut world = Self {
             workers: gates,
+            forgotten: Vec::new(),
             shared: PlainShared::default(),
             now: start,
             script: Script::allow(),
@@ -263,6 +271,45 @@ impl World {
         self.streams[&stream].ended.clone()
     }
 
+    /// The stream of a request that went on is over.
+    pub(crate) fn finish(&mut self, stream: StreamId, response: &PlainResponse) {
+        let worker = self.streams[&stream].worker;
+        if self.workers[worker].settles(stream) {
+            self.workers[worker].handle_log(self.now, stream, response);
+        }
+        self.close(stream);
+    }
+
+    /// A request that is let through and answered.
+    #[track_caller]
+    pub(crate) fn serve(&mut self, request: &PlainRequest, response: &PlainResponse) {
+        let stream = self.request(request);
+        self.run(20);
+        let end = self.end_of(stream).expect("the request still waits");
+        assert!(end.denial.is_none(), "denied: {}", end.reason);
+        self.finish(stream, response);
+    }
+
+    /// What the backend was told so far: units, and whose.
+    pub(crate) fn told(&self) -> Vec<(i64, String)> {
+        let reports = self.calls.iter().filter(|call| call.path() == "/report");
+        let told = reports.map(|call| {
+            let units = call.header("x-quota-cost").unwrap().parse().unwrap();
+            (units, call.header("x-quota-descriptor").unwrap())
+        });
+        told.collect()
+    }
+
+    /// The ids of the reports of so many units, in order.
+    pub(crate) fn reports_of(&self, units: u64) -> Vec<String> {
+        let units = units.to_string();
+        let reports = self.calls.iter().filter(|call| {
+            call.path() == "/report" && call.header("x-quota-cost").as_ref() == Some(&units)
+        });
+        let ids = reports.map(|call| call.header("x-quota-settlement-id").unwrap());
+        ids.collect()
+    }
+
     /// The client leaves.
     pub(crate) fn close(&mut self, stream: StreamId) {
         let record = self.streams.get_mut(&stream).unwrap();
@@ -275,6 +322,7 @@ impl World {
     /// The host forgets a worker's gate, as it does after a push.
     pub(crate) fn forget(&mut self, worker: usize) {
         self.workers[worker].handle_end(self.now, &mut self.shared);
+        self.forgotten.push(worker);
         self.drain(worker);
     }
 
@@ -349,7 +397,11 @@ impl World {
         self.now = self.now.max(at);
         match event {
             Event::Tick(worker) => {
-                self.workers[worker].handle_tick(self.now, &mut self.shared);
+                if self.forgotten.contains(&worker) {
+                    self.workers[worker].handle_tick_after_end(self.now, &mut self.shared);
+                } else {
+                    self.workers[worker].handle_tick(self.now, &mut self.shared);
+                }
                 self.drain(worker);
                 self.plan(TICK, Event::Tick(worker));
             }

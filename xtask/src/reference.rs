@@ -121,6 +121,13 @@ fn schema_of_kind(kind: &Kind) -> Value {
             field("pattern", text(r"^[0-9]+(\.[0-9]+)?(ms|s|m|h)$")),
             field("$comment", text(&format!("{min} to {max}"))),
         ],
+        Kind::Factor => vec![
+            field("type", text("number")),
+            field(
+                "$comment",
+                text("-1000 to 1000 but not 0, to the thousandth"),
+            ),
+        ],
         Kind::Either(simple, object) => {
             let both = vec![schema_of_kind(simple), schema_of_kind(object)];
             vec![field("anyOf", Value::List(both))]

@@ -733,7 +733,8 @@ fn tells_ten_problems_at_once_in_the_order_of_the_text() {
          without spaces\n\
          backends.quota.timeout: out of range: got 0ms, allowed 1ms to 60s\n\
          backends.quota.retries: unknown key: known here: `cluster`, `authority`, `preset`, \
-         `custom`, `path`, `namespace`, `timeout`, `headers`, `statuses`, `max_pending` and \
+         `custom`, `path`, `report_path`, \
+         `namespace`, `timeout`, `headers`, `statuses`, `max_pending` and \
          `breaker`\n\
          backends[\"a b\"]: malformed: got `a b`, expected a name of letters, digits, `_` and `-`\n\
          policies.gold.backend: not found: no backend is named `qouta`, did you mean `quota`?\n\

@@ -1,0 +1,174 @@
+//! Units that were used and not told yet, summed by key, within bounds.
+//!
+//! When the ledger is full, what is in it goes out early; while that is not possible (the backend
+//! is away), the batch with the fewest units is dropped, the new one included, and counted.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::config::Policy;
+use crate::config::settle::Settle;
+use crate::decision::AllowReason;
+use crate::descriptor::Key;
+use crate::sorted::SortedMap;
+use crate::time::Instant;
+
+/// What requests of one key have used.
+#[derive(Debug)]
+pub(super) struct Batch {
+    /// By which terms it is told.
+    pub(super) policy: Rc<Policy>,
+    /// Whose use it is.
+    pub(super) key: Key,
+    /// Why the requests were let through without a check, where they were.
+    pub(super) unchecked: Option<AllowReason>,
+    /// Units used, or below 0 units charged and not used.
+    pub(super) units: i64,
+    /// How many requests it is about.
+    pub(super) requests: u32,
+    /// When the first of them ended.
+    pub(super) since: Instant,
+}
+
+impl Batch {
+    /// Its policy's settlement; there is one wherever there is a batch.
+    pub(super) fn terms(&self) -> Option<&Settle> {
+        self.policy.settle.as_deref()
+    }
+
+    /// When it is told, unless it has to wait.
+    fn due(&self) -> Instant {
+        let every = self.terms().map_or(Duration::ZERO, |terms| terms.every);
+        self.since.after(every)
+    }
+
+    /// Whether it has been told in vain for so long that it is given up.
+    pub(super) fn is_too_old(&self, now: Instant) -> bool {
+        let retry_for = self.terms().map_or(Duration::ZERO, |terms| terms.retry_for);
+        now.since(self.due()) > retry_for
+    }
+}
+
+/// What is not told yet.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    entries_max: usize,
+    bytes_max: usize,
+    batches: SortedMap<Place, Box<Batch>>,
+    bytes: usize,
+    /// The batch that was taken out last: the next time, the others come first.
+    hand: Option<Place>,
+}
+
+/// Where a batch is: those of one key that were checked and that were not are told apart.
+type Place = (Key, Option<AllowReason>);
+
+impl Ledger {
+    /// A ledger of so many batches and bytes at most.
+    pub(super) const fn new(entries_max: usize, bytes_max: usize) -> Self {
+        Self {
+            entries_max,
+            bytes_max,
+            batches: SortedMap::new(),
+            bytes: 0,
+            hand: None,
+        }
+    }
+
+    /// Adds to the batch of a key. What has to be dropped for it comes back.
+    pub(super) fn add(&mut self, batch: Batch) -> Option<Batch> {
+        let place = (batch.key.clone(), batch.unchecked);
+        if let Some(own) = self.batches.get_mut(&place) {
+            own.units = own.units.saturating_add(batch.units);
+            own.requests = own.requests.saturating_add(batch.requests);
+            return None;
+        }
+        let weight = weight(&batch);
+        let full = self.batches.len() >= self.entries_max
+            || self.bytes.saturating_add(weight) > self.bytes_max;
+        let dropped = if full {
+            let size = batch.units.unsigned_abs();
+            match self.take_smallest_below(size) {
+                Some(smaller) => Some(smaller),
+                None => return Some(batch),
+            }
+        } else {
+            None
+        };
+        self.bytes = self.bytes.saturating_add(weight);
+        self.batches.insert(place, Box::new(batch));
+        dropped
+    }
+
+    /// Whether nothing waits to be told.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.batches.is_empty()
+    }
+
+    /// Every batch that waits.
+    pub(super) fn batches(&self) -> impl Iterator<Item = &Batch> {
+        self.batches.values().map(|batch| &**batch)
+    }
+
+    /// Takes out the batches that are due, or all when the ledger is filling up, as far as `wants`
+    /// agrees.
+    pub(super) fn take_due(
+        &mut self,
+        now: Instant,
+        mut wants: impl FnMut(&Batch) -> bool,
+    ) -> Vec<Batch> {
+        let early = self.batches.len() > self.entries_max / 2 || self.bytes > self.bytes_max / 2;
+        self.take(|batch| (early || batch.due() <= now) && wants(batch))
+    }
+
+    /// Takes out the batches that nobody could be told of for too long.
+    pub(super) fn take_old(&mut self, now: Instant) -> Vec<Batch> {
+        self.take(|batch| batch.is_too_old(now))
+    }
+
+    /// Takes out what `wants` agrees to; those behind the one that was taken last come first.
+    fn take(&mut self, mut wants: impl FnMut(&Batch) -> bool) -> Vec<Batch> {
+        let Some(hand) = self.hand.clone().or_else(|| self.first_place()) else {
+            return Vec::new();
+        };
+        let taken = self.batches.take_where(&hand, |batch| wants(batch));
+        if let Some((place, _)) = taken.last() {
+            self.hand = Some(place.clone());
+        }
+        let taken: Vec<Batch> = taken.into_iter().map(|(_, batch)| *batch).collect();
+        let weight = taken.iter().map(weight).fold(0, usize::saturating_add);
+        self.bytes = self.bytes.saturating_sub(weight);
+        taken
+    }
+
+    /// Takes out everything.
+    pub(super) fn take_all(&mut self) -> Vec<Batch> {
+        self.take(|_| true)
+    }
+
+    fn first_place(&self) -> Option<Place> {
+        self.batches.first().map(|(place, _)| place.clone())
+    }
+
+    fn take_smallest_below(&mut self, size: u64) -> Option<Batch> {
+        let smallest = self
+            .batches()
+            .min_by_key(|batch| batch.units.unsigned_abs())?;
+        if smallest.units.unsigned_abs() >= size {
+            return None;
+        }
+        let place = (smallest.key.clone(), smallest.unchecked);
+        let batch = *self.batches.remove(&place)?;
+        self.bytes = self.bytes.saturating_sub(weight(&batch));
+        Some(batch)
+    }
+}
+
+/// A batch's key is held twice.
+fn weight(batch: &Batch) -> usize {
+    let keys = batch.key.as_bytes().len().saturating_mul(2);
+    keys.saturating_add(BATCH_BYTES)
+}
+
+/// What a batch is counted as beside its key.
+const BATCH_BYTES: usize = 120;
