@@ -27,11 +27,12 @@ impl Gate {
         if self.emergency(turn.wall).is_some() {
             return Decision::allow(AllowReason::Emergency).because(cause);
         }
-        let ttls = &ask.policy.cache;
-        if let Some(stale) = self
-            .cache
-            .stale(turn.now, ask.descriptor.as_bytes(), ask.cost, ttls)
-        {
+        let (key, ttls) = (ask.descriptor.as_bytes(), &ask.policy.cache);
+        // Another request's answer may have come meanwhile: that is as good as new.
+        if let Some(fresh) = self.cache.get(turn.now, key, ask.cost, ttls) {
+            return fresh.decision(AllowReason::Cached).because(cause);
+        }
+        if let Some(stale) = self.cache.stale(turn.now, key, ask.cost, ttls) {
             return stale.decision(AllowReason::Stale).because(cause);
         }
         match ask.failure_mode {

@@ -252,9 +252,12 @@ impl World {
             shown,
             "emergency" | "failed_local" | "failed_open" | "local_exceeded" | "quota_unavailable"
         );
-        let stale = matches!(shown, "key_rejected" | "quota_exceeded" | "stale");
+        let known = matches!(
+            shown,
+            "cached" | "key_rejected" | "quota_exceeded" | "stale"
+        );
         hold!(
-            failed == fails || (failed && stale),
+            failed == fails || (failed && known),
             "stream {id}: {shown} with cause {:?}",
             decision.cause
         );

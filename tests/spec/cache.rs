@@ -83,6 +83,24 @@ fn an_old_answer_is_used_only_for_want_of_a_new_one_and_only_with_its_switch_on(
     }
 }
 
+/// The switch for old answers is off, and no reason says that one was used.
+#[test]
+fn an_answer_that_came_while_a_check_failed_is_a_fresh_one() {
+    let mut world = World::new(&config(&json!({
+        "cache": {"allow_ttl": "1s", "stale_if_error": "0s"},
+        "cost": {"header": "x-cost", "max": 9},
+    })));
+    world.next_calls([Script::hang(), Script::allow()]);
+    let costing = |units: &str| get("acme").with_header("x-cost", units);
+    let waiting = world.request(&costing("1"));
+
+    assert_eq!(world.ask(&costing("2")).reason, "within_quota");
+    world.run(200);
+
+    let end = world.end_of(waiting).expect("it is over");
+    assert_eq!((end.reason, end.cause), ("cached", Some("timeout")));
+}
+
 #[test]
 fn the_backend_may_shorten_a_ttl_but_not_lengthen_it() {
     for (steering, calls) in [("no-store", 3), ("max-age=1", 2), ("max-age=3600", 1)] {
