@@ -30,7 +30,9 @@ pub struct LogEntry {
 }
 
 impl LogEntry {
-    pub(crate) fn parse(line: &str) -> Option<Self> {
+    /// One line of the access log; `None` where it is none.
+    #[must_use]
+    pub fn parse(line: &str) -> Option<Self> {
         let json: Value = serde_json::from_str(line).ok()?;
         let text = |name: &str| match &json[name] {
             Value::Null => String::new(),

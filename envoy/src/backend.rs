@@ -46,6 +46,8 @@ pub struct Check {
     pub cost: u64,
     /// Units that this request needs, where a lease was asked for.
     pub cost_min: Option<u64>,
+    /// What went wrong with it; `None` where it was answered as it should be.
+    pub fault: Option<Fault>,
 }
 
 impl Check {
@@ -82,6 +84,7 @@ impl fmt::Debug for Check {
             .field("namespace", &self.namespace)
             .field("descriptor", &self.descriptor)
             .field("cost", &(self.cost, self.cost_min))
+            .field("fault", &self.fault)
             .finish_non_exhaustive()
     }
 }
@@ -297,11 +300,12 @@ impl Handler for Desk {
         let body = body.collect().await.map_err(|_| Hangup)?.to_bytes();
         let wire = wire_of(&head);
         let asked = read(wire, &head, &body);
-        self.journal
-            .push(check(wire, &head, &body, asked.as_ref().ok()));
-
         let descriptor = asked.as_ref().map(|asked| asked.descriptor.as_slice());
         let fault = self.fault_for(descriptor.unwrap_or_default());
+        self.journal.push(Check {
+            fault: fault.clone(),
+            ..check(wire, &head, &body, asked.as_ref().ok())
+        });
         match fault {
             Some(fault) if fault.keeps_the_answer() => {
                 let answer = self.answer(wire, asked);
@@ -393,5 +397,6 @@ fn check(
             .unwrap_or_default(),
         cost: asked.map_or(0, |asked| asked.cost),
         cost_min: asked.and_then(|asked| asked.cost_min),
+        fault: None,
     }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use serde_json::{Value, json};
 
 use crate::bootstrap::merge;
+use crate::endpoints::{Endpoints, assignment};
 
 /// An Envoy cluster; without endpoints until it is given some.
 #[derive(Clone, Debug)]
@@ -36,6 +37,14 @@ impl Cluster {
     pub fn dns(mut self, host: &str, port: u16) -> Self {
         self.endpoints.push((host.to_owned(), port));
         self.patch(&json!({"type": "STRICT_DNS"}))
+    }
+
+    /// Its endpoints come from a file that Envoy watches, and can change while it runs.
+    pub fn endpoints_from(self, endpoints: &Endpoints) -> Self {
+        let source = json!({
+            "path_config_source": {"path": endpoints.file()}, "resource_api_version": "V3",
+        });
+        self.patch(&json!({"type": "EDS", "eds_cluster_config": {"eds_config": source}}))
     }
 
     /// Speaks HTTP/2 to its endpoints.
@@ -79,20 +88,10 @@ impl Cluster {
     }
 
     pub(crate) fn to_json(&self) -> Value {
-        let endpoint = |(host, port): &(String, u16)| {
-            let address = json!({"socket_address": {"address": host, "port_value": port}});
-            json!({"endpoint": {"address": address}})
-        };
-        let endpoints: Vec<Value> = self.endpoints.iter().map(endpoint).collect();
-        let mut cluster = json!({
-            "name": self.name,
-            "type": "STATIC",
-            "connect_timeout": "1s",
-            "load_assignment": {
-                "cluster_name": self.name,
-                "endpoints": [{"lb_endpoints": endpoints}],
-            },
-        });
+        let mut cluster = json!({"name": self.name, "type": "STATIC", "connect_timeout": "1s"});
+        if self.patch["type"] != "EDS" {
+            cluster["load_assignment"] = assignment(&self.name, &self.endpoints);
+        }
         merge(&mut cluster, &self.patch);
         cluster
     }

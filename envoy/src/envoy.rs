@@ -293,6 +293,12 @@ impl Envoy {
         }
     }
 
+    /// The file of the access log, for who reads it as it grows: see [`LogEntry::parse`].
+    #[must_use]
+    pub fn access_log_file(&self) -> &Path {
+        &self.files.access_log
+    }
+
     /// The access log of the listener with the filter, so far.
     #[must_use]
     pub fn access_log(&self) -> Vec<LogEntry> {

@@ -34,6 +34,7 @@
 //! - [`Backend`]: limits, rejected keys, faults ([`Fault`]) and the journal of checks ([`Check`]).
 //!   Its [`Books`] and what it says of them ([`answer`]) also serve where it would be too slow.
 //! - [`Program`]: a server that is not ours, on a [`Port`] of its own; killed, frozen, thawed.
+//! - [`Endpoints`]: a cluster's endpoints, which can change while Envoy runs.
 //! - [`Upstream`]: echoes, with a journal of requests ([`Seen`]).
 //! - [`Request`] and [`Response`], [`Pending`] for many at once and for clients that leave,
 //!   [`Connection`] for keep-alive, [`Raw`] for bytes by hand.
@@ -49,6 +50,7 @@ mod bootstrap;
 pub mod capabilities;
 mod cluster;
 mod ecds;
+mod endpoints;
 mod envoy;
 pub mod jwt;
 mod metrics;
@@ -80,6 +82,7 @@ pub use builder::{BACKEND, RigBuilder};
 pub use client::{Connection, Pending, Protocol, Request, send_all};
 pub use cluster::Cluster;
 pub use ecds::Push;
+pub use endpoints::Endpoints;
 pub use envoy::{Envoy, Validation, binary, module, validate};
 pub use fault::Fault;
 pub use metrics::Sample;

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use envoy_harness::eventually::eventually;
-use envoy_harness::{Envoy, Protocol, Request, Rig, Route, digest, jwt, send_all, validate};
+use envoy_harness::{
+    Backend, Cluster, Endpoints, Envoy, Protocol, Request, Rig, Route, digest, jwt, send_all, validate,
+};
 use serde_json::json;
 
 #[test]
@@ -302,4 +304,26 @@ fn envoy_checks_tokens_before_the_filter() {
     bearer(&token).expect_status(200);
     bearer(&format!("{token}x")).expect_status(401);
     rig.get("/").expect_status(200);
+}
+
+#[test]
+fn endpoints_come_and_go_while_envoy_runs() {
+    let (backend, cluster) = (Backend::start().expect("a backend"), "moving");
+    let endpoints = Endpoints::new(cluster, &[]).expect("a file");
+    let rig = Rig::builder()
+        .without_filter()
+        .cluster(Cluster::new(cluster).endpoints_from(&endpoints))
+        .route(Route::prefix("/check").cluster(cluster))
+        .start();
+    let answers = |status: u16| {
+        let status_is = || (rig.get("/check").status == status).then_some(());
+        eventually(&format!("/check answers {status}"), status_is);
+    };
+    answers(503);
+
+    endpoints.set(&[backend.address()]).expect("a file");
+    answers(200);
+
+    endpoints.set(&[]).expect("a file");
+    answers(503);
 }
