@@ -46,6 +46,10 @@ bless:
 bench *args:
     cargo xtask bench {{ args }}
 
+# A load on a real Envoy while everything around it goes wrong
+chaos *args:
+    cargo xtask chaos {{ args }}
+
 # Fetch everything ahead, for work without network
 setup:
     cargo xtask setup --matrix

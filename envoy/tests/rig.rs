@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use envoy_harness::eventually::eventually;
 use envoy_harness::{
-    Backend, Cluster, Endpoints, Envoy, Protocol, Request, Rig, Route, digest, jwt, send_all, validate,
+    Backend, Cluster, Endpoints, Envoy, Protocol, Request, Rig, Route, digest, jwt, send_all,
+    validate,
 };
 use serde_json::json;
 
@@ -313,11 +314,11 @@ fn endpoints_come_and_go_while_envoy_runs() {
     let rig = Rig::builder()
         .without_filter()
         .cluster(Cluster::new(cluster).endpoints_from(&endpoints))
-        .route(Route::prefix("/check").cluster(cluster))
+        .route(Route::prefix("/any").cluster(cluster))
         .start();
     let answers = |status: u16| {
-        let status_is = || (rig.get("/check").status == status).then_some(());
-        eventually(&format!("/check answers {status}"), status_is);
+        let status_is = || (rig.get("/any").status == status).then_some(());
+        eventually(&format!("/any answers {status}"), status_is);
     };
     answers(503);
 

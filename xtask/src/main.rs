@@ -6,6 +6,7 @@
 //! - `check`: judges a configuration, or whatever holds one
 //! - `explain`: what would happen to a request, and why
 //! - `demo`: the guided tour; `bench`: the side-by-side measurement
+//! - `chaos`: a load while everything goes wrong
 //! - `test`: every check that CI runs
 //! - `tidy`: house rules over the repository's files; `deny`: what dependencies may be
 //! - `reference`: the configuration's JSON Schema and reference, made from its keys
@@ -15,6 +16,7 @@
 
 mod bench;
 mod build;
+mod chaos;
 mod check;
 mod demo;
 mod deny;
@@ -50,6 +52,8 @@ enum Command {
     Bench(bench::Args),
     /// Build dist/quota_gate.wasm; print its size, imports and exports
     Build(build::Args),
+    /// Load a real Envoy while everything around it goes wrong, and explain every answer
+    Chaos(chaos::Args),
     /// Judge a configuration, or the bootstrap or manifest that holds one
     Check(check::Args),
     /// Tell what would happen to a request, and why
@@ -82,6 +86,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Bench(args) => return bench::run(&args),
         Command::Build(args) => build::run(&args)?,
+        Command::Chaos(args) => return chaos::run(&args),
         Command::Check(args) => return Ok(check::run(&args)),
         Command::Explain(args) => return Ok(explain::run(&args)),
         Command::Demo(args) => return demo::run(&args),

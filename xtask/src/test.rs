@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::say::{news, seconds};
 use crate::setup::{self, WasmCargo};
-use crate::{bench, build, demo, deny, paths, tidy};
+use crate::{bench, build, chaos, demo, deny, paths, tidy};
 
 /// Which steps to run, and how.
 #[derive(clap::Args)]
@@ -63,6 +63,8 @@ enum Step {
     Restricted,
     /// Alert rules and dashboard, on a real Prometheus that scrapes a real Envoy
     Observability,
+    /// A load on a real Envoy while everything around it goes wrong: each answer is explained
+    Chaos,
     /// rustdoc has no warning, and its examples run
     Doc,
 }
@@ -136,6 +138,7 @@ impl Tools {
             Step::Matrix,
             Step::Restricted,
             Step::Observability,
+            Step::Chaos,
         ]) {
             tools.wasm = Some(setup::wasm()?);
         }
@@ -153,6 +156,7 @@ impl Tools {
                 Step::Demo,
                 Step::Bench,
                 Step::Observability,
+                Step::Chaos,
             ]),
             any(&[Step::Matrix, Step::Restricted]),
         ) {
@@ -222,6 +226,10 @@ impl Step {
                 Promises::Restricted.on_each(tools, &versions, keep_going, tally)
             }
             Self::Observability => observability(tools, keep_going, tally),
+            Self::Chaos => {
+                build::build(tools.wasm()?)?;
+                chaos::check(tools.envoy(setup::ENVOY_DEFAULT)?)
+            }
             Self::Doc => doc(tally),
         }
     }
