@@ -231,7 +231,7 @@ impl fmt::Display for ProblemKind {
             } => {
                 write!(f, "no {what} is named `{}`", Shown(got))?;
                 match did_you_mean {
-                    Some(name) => write!(f, ", did you mean `{name}`?"),
+                    Some(name) => write!(f, ", did you mean `{}`?", Shown(name)),
                     None if declared.is_empty() => write!(f, ", and none is declared"),
                     None => write!(f, ", declared: {declared}"),
                 }
@@ -368,7 +368,8 @@ fn listed<'a>(words: impl IntoIterator<Item = &'a str>, last: &str) -> String {
             text.push_str(if words.peek().is_some() { ", " } else { last });
         }
         text.push('`');
-        text.push_str(word);
+        // A name that was refused for its form can stand among those that are declared.
+        text.push_str(&Shown(word).to_string());
         text.push('`');
     }
     text
@@ -428,6 +429,22 @@ mod tests {
         assert_eq!(lines[0], "configuration refused: 23 problems");
         assert_eq!(lines[20], "[19]: too many: got 2, allowed at most 1");
         assert_eq!(lines[21], "and 3 more");
+    }
+
+    #[test]
+    fn a_name_that_was_refused_is_suggested_on_one_line() {
+        let kind = ProblemKind::NotFound {
+            what: "policy",
+            got: "standard".to_owned(),
+            did_you_mean: Some("sta\trd\n".to_owned()),
+            declared: String::new(),
+        };
+
+        assert_eq!(
+            kind.to_string(),
+            "not found: no policy is named `standard`, did you mean `sta\u{fffd}rd\u{fffd}`?"
+        );
+        assert_eq!(all_of(["a\n", "b"]), "`a\u{fffd}` and `b`");
     }
 
     #[test]

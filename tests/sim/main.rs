@@ -89,10 +89,17 @@ impl Sums {
         }
         self.steps += world.steps;
         self.races += world.raced;
-        tables::add(&mut self.faults, &world.faults);
-        tables::add(&mut self.full, &world.full);
-        tables::add(&mut self.reasons, &world.reasons);
+        add(&mut self.faults, &world.faults);
+        add(&mut self.full, &world.full);
+        add(&mut self.reasons, &world.reasons);
         self.streams += world.reasons.values().sum::<u64>();
+    }
+}
+
+/// Adds up what several worlds have counted.
+fn add(into: &mut BTreeMap<String, u64>, from: &BTreeMap<String, u64>) {
+    for (what, times) in from {
+        *into.entry(what.clone()).or_default() += times;
     }
 }
 

@@ -1,7 +1,7 @@
 //! Worlds whose tables hold a few entries, so that they are full most of the time: what is let go
 //! is counted, and nobody is let go while there is room.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use quota_gate::gate::Holdings;
 use quota_gate::gate::bounds::Bounds;
@@ -205,11 +205,4 @@ fn field(number: u8, value: &[u8]) -> Vec<u8> {
         _ => vec![length | 0x80, 1],
     };
     [&[number << 3 | 2][..], &length, value].concat()
-}
-
-/// Adds up what several worlds have counted.
-pub(crate) fn add(into: &mut BTreeMap<String, u64>, from: &BTreeMap<String, u64>) {
-    for (what, times) in from {
-        *into.entry(what.clone()).or_default() += times;
-    }
 }

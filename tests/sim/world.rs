@@ -219,6 +219,7 @@ pub(crate) struct World {
 }
 
 impl World {
+    #[cfg(not(fuzzing))]
     pub(crate) fn new(seed: u64, traced: bool) -> Self {
         Self::of(Random::new(seed), seed.is_multiple_of(3), traced)
     }
@@ -277,6 +278,7 @@ impl World {
     }
 
     /// Lets `steps` things happen, then lets everything come to its end.
+    #[cfg(not(fuzzing))]
     pub(crate) fn run(&mut self, steps: u64) {
         while self.steps < steps {
             self.step();

@@ -7,6 +7,8 @@
 //! - `explain`: what would happen to a request, and why
 //! - `demo`: the guided tour; `bench`: the side-by-side measurement
 //! - `chaos`: a load while everything goes wrong
+//! - `fuzz`: inputs without end for the targets in `tests/fuzz`
+//! - `planted`: bugs that the simulation has to catch
 //! - `test`: every check that CI runs
 //! - `tidy`: house rules over the repository's files; `deny`: what dependencies may be
 //! - `reference`: the configuration's JSON Schema and reference, made from its keys
@@ -21,10 +23,12 @@ mod check;
 mod demo;
 mod deny;
 mod explain;
+mod fuzz;
 mod interface;
 #[cfg(test)]
 mod manifests;
 mod paths;
+mod planted;
 mod process;
 mod reference;
 mod rehearse;
@@ -60,6 +64,10 @@ enum Command {
     Explain(explain::Args),
     /// Take the guided tour: Envoy, a quota backend and the filter at work
     Demo(demo::Args),
+    /// Try inputs without end, on all cores; or one again
+    Fuzz(fuzz::Args),
+    /// Plant bugs, one at a time, and have the simulation catch each (minutes)
+    Planted(planted::Args),
     /// Write envoy/quota-gate.schema.json and docs/reference.md
     Reference(reference::Args),
     /// Live through an outage, and draw the dashboard from what Prometheus saw
@@ -90,6 +98,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Check(args) => return Ok(check::run(&args)),
         Command::Explain(args) => return Ok(explain::run(&args)),
         Command::Demo(args) => return demo::run(&args),
+        Command::Fuzz(args) => return fuzz::run(&args),
+        Command::Planted(args) => return planted::run(&args),
         Command::Reference(args) => reference::run(&args)?,
         Command::Rehearse(args) => rehearse::run(&args)?,
         Command::Setup(args) => setup::run(&args)?,

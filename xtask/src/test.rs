@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::say::{news, seconds};
 use crate::setup::{self, WasmCargo};
-use crate::{bench, build, chaos, demo, deny, paths, tidy};
+use crate::{bench, build, chaos, demo, deny, fuzz, paths, tidy};
 
 /// Which steps to run, and how.
 #[derive(clap::Args)]
@@ -49,6 +49,8 @@ enum Step {
     Costs,
     /// The module in a pretend host: seeded worlds, memory, and the pretence itself
     Pretend,
+    /// Every input of the fuzz corpora, then a while of new ones
+    Fuzz,
     /// The rig itself: every fault and every wire, as Envoy sees them; and the manifests
     Rig,
     /// The promises on a real Envoy
@@ -206,6 +208,7 @@ impl Step {
             Self::Module => build::build(tools.wasm()?)?.check(),
             Self::Costs => in_pretend_host(tools, &["costs"], keep_going, tally),
             Self::Pretend => in_pretend_host(tools, &["host", "memory", "sim"], keep_going, tally),
+            Self::Fuzz => fuzz::check(),
             Self::Rig => rig(tools, keep_going, tally),
             Self::E2e => Promises::All.on(tools, setup::ENVOY_DEFAULT, keep_going, tally),
             Self::Demo => {

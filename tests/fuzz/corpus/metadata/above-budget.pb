@@ -1,0 +1,6 @@
+
+"
+
+quota_gate
+
+timeout990ms

@@ -1,0 +1,8 @@
+
+1
+
+quota_gate#
+
+policyoff
+
+timeout1ms

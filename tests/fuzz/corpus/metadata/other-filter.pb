@@ -1,0 +1,11 @@
+
+
+envoy.lb
+
+
+ab
+
+
+quota_gate
+
+policyoff

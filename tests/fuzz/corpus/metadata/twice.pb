@@ -1,0 +1,11 @@
+
+"
+
+quota_gate
+
+policynobody
+
+
+quota_gate
+
+policyoff

@@ -1,0 +1,6 @@
+
+"
+
+quota_gate
+
+policynobody
