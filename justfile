@@ -18,6 +18,10 @@ check file:
 build *args:
     cargo xtask build {{ args }}
 
+# Pack dist/ for users: module, OCI images, bill of materials, checksums; --push REFERENCE
+dist *args:
+    cargo xtask dist {{ args }}
+
 # --- Before a commit ---
 
 # Every check that CI runs, or the named ones

@@ -45,6 +45,22 @@ pub(crate) struct Module {
 /// # Errors
 /// It does not compile, or what came out is not a wasm module.
 pub(crate) fn build(cargo: &WasmCargo) -> Result<Module> {
+    let bytes = compile(cargo)?;
+    let interface = interface::Interface::read(&bytes)?;
+    let dist = paths::module();
+    fs::create_dir_all(dist.parent().context("the module has no folder")?)?;
+    // Envoys of running tests may have the old file open: it is replaced, not rewritten.
+    let part = dist.with_extension(format!("part-{}", std::process::id()));
+    fs::write(&part, &bytes)?;
+    fs::rename(&part, &dist)?;
+    Ok(Module { bytes, interface })
+}
+
+/// Compiles the module, as it ships, and returns it.
+///
+/// # Errors
+/// It does not compile.
+pub(crate) fn compile(cargo: &WasmCargo) -> Result<Vec<u8>> {
     // As a cdylib alone: beside an rlib cargo leaves link-time optimisation out, a seventh of
     // it all.
     let mut command = cargo.command("rustc");
@@ -57,15 +73,9 @@ pub(crate) fn build(cargo: &WasmCargo) -> Result<Module> {
     {
         bail!("the filter does not compile for wasm32");
     }
-    let bytes = fs::read(cargo.output_dir("release").join("quota_gate.wasm"))?;
-    let interface = interface::Interface::read(&bytes)?;
-    let dist = paths::module();
-    fs::create_dir_all(dist.parent().context("the module has no folder")?)?;
-    // Envoys of running tests may have the old file open: it is replaced, not rewritten.
-    let part = dist.with_extension(format!("part-{}", std::process::id()));
-    fs::write(&part, &bytes)?;
-    fs::rename(&part, &dist)?;
-    Ok(Module { bytes, interface })
+    Ok(fs::read(
+        cargo.output_dir("release").join("quota_gate.wasm"),
+    )?)
 }
 
 impl Module {

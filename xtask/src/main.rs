@@ -9,6 +9,7 @@
 //! - `chaos`: a load while everything goes wrong
 //! - `fuzz`: inputs without end for the targets in `tests/fuzz`
 //! - `planted`: bugs that the simulation has to catch
+//! - `dist`: images, bill of materials and checksums, and the way to a registry
 //! - `test`: every check that CI runs
 //! - `tidy`: house rules over the repository's files; `deny`: what dependencies may be
 //! - `reference`: the configuration's JSON Schema and reference, made from its keys
@@ -22,6 +23,7 @@ mod chaos;
 mod check;
 mod demo;
 mod deny;
+mod dist;
 mod explain;
 mod fuzz;
 mod interface;
@@ -68,6 +70,8 @@ enum Command {
     Fuzz(fuzz::Args),
     /// Plant bugs, one at a time, and have the simulation catch each (minutes)
     Planted(planted::Args),
+    /// Pack the module for users: OCI images, bill of materials, checksums; push it to a registry
+    Dist(dist::Args),
     /// Write envoy/quota-gate.schema.json and docs/reference.md
     Reference(reference::Args),
     /// Live through an outage, and draw the dashboard from what Prometheus saw
@@ -100,6 +104,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Demo(args) => return demo::run(&args),
         Command::Fuzz(args) => return fuzz::run(&args),
         Command::Planted(args) => return planted::run(&args),
+        Command::Dist(args) => dist::run(&args)?,
         Command::Reference(args) => reference::run(&args)?,
         Command::Rehearse(args) => rehearse::run(&args)?,
         Command::Setup(args) => setup::run(&args)?,

@@ -55,6 +55,12 @@ pub(crate) fn cache_dir() -> Result<PathBuf> {
         .context("no place for the cache: set QUOTA_GATE_CACHE to a directory")
 }
 
+/// Returns the folder with what cargo has downloaded.
+pub(crate) fn cargo_home() -> PathBuf {
+    let home = || env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    env::var_os("CARGO_HOME").map_or_else(|| home().join(".cargo"), PathBuf::from)
+}
+
 /// Returns where the shipped module is put.
 pub(crate) fn module() -> PathBuf {
     root().join("dist/quota_gate.wasm")

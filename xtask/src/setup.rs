@@ -41,6 +41,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         for (_, path) in prometheus()? {
             say::news("prometheus", &format!("at {}", path.display()));
         }
+        registry()?;
+        say::news("registry", "docker-registry and skopeo");
         say::news("throttlecrab", &format!("at {}", throttlecrab()?.display()));
     }
     let versions = if args.matrix {
@@ -56,6 +58,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "test runner",
         &format!("at {}", wasm_test_runner()?.display()),
     );
+    Ok(())
+}
+
+/// Installs a registry, and a client for it that is not ours.
+///
+/// # Errors
+/// They can't be had; the error says what to do.
+pub(crate) fn registry() -> Result<()> {
+    debian_program("docker-registry", "docker-registry")?;
+    debian_program("skopeo", "skopeo")?;
     Ok(())
 }
 

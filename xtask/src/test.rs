@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::say::{news, seconds};
 use crate::setup::{self, WasmCargo};
-use crate::{bench, build, chaos, demo, deny, fuzz, paths, tidy};
+use crate::{bench, build, chaos, demo, deny, dist, fuzz, paths, tidy};
 
 /// Which steps to run, and how.
 #[derive(clap::Args)]
@@ -67,6 +67,8 @@ enum Step {
     Observability,
     /// A load on a real Envoy while everything around it goes wrong: each answer is explained
     Chaos,
+    /// What users get is the same from any folder; a real registry, and Envoy's own fetch, give it
+    Dist,
     /// rustdoc has no warning, and its examples run
     Doc,
 }
@@ -141,6 +143,7 @@ impl Tools {
             Step::Restricted,
             Step::Observability,
             Step::Chaos,
+            Step::Dist,
         ]) {
             tools.wasm = Some(setup::wasm()?);
         }
@@ -159,6 +162,7 @@ impl Tools {
                 Step::Bench,
                 Step::Observability,
                 Step::Chaos,
+                Step::Dist,
             ]),
             any(&[Step::Matrix, Step::Restricted]),
         ) {
@@ -168,6 +172,9 @@ impl Tools {
         };
         for version in versions {
             tools.envoys.push((version, setup::envoy(version)?));
+        }
+        if any(&[Step::Dist]) {
+            setup::registry()?;
         }
         if !versions.is_empty() {
             news("envoy", &versions.join(", "));
@@ -233,6 +240,7 @@ impl Step {
                 build::build(tools.wasm()?)?;
                 chaos::check(tools.envoy(setup::ENVOY_DEFAULT)?)
             }
+            Self::Dist => distribution(tools, keep_going, tally),
             Self::Doc => doc(tally),
         }
     }
@@ -381,6 +389,19 @@ fn observability(tools: &Tools, keep_going: bool, tally: &mut Tally) -> Result<(
     for (variable, path) in setup::prometheus()? {
         command.env(variable, path);
     }
+    run_tests(&mut command, keep_going, tally)
+}
+
+/// The same files from another folder, and what users do with them.
+fn distribution(tools: &Tools, keep_going: bool, tally: &mut Tally) -> Result<()> {
+    dist::pack(tools.wasm()?)?;
+    dist::same_elsewhere(tools.wasm()?)?;
+    let mut command = cargo("test");
+    command
+        .args(["--package", "quota-gate-distribution", "--test", "*"])
+        .env("QUOTA_GATE_DIST", paths::root().join("dist"))
+        .env("QUOTA_GATE_ENVOY", tools.envoy(setup::ENVOY_DEFAULT)?)
+        .env("QUOTA_GATE_WASM", paths::module());
     run_tests(&mut command, keep_going, tally)
 }
 

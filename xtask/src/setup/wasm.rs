@@ -24,6 +24,9 @@ pub(crate) const TARGET: &str = "wasm32-unknown-unknown";
 pub(crate) struct WasmCargo {
     way: Way,
     target_dir: PathBuf,
+    /// The workspace.
+    root: PathBuf,
+    cargo_home: PathBuf,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -48,8 +51,9 @@ impl WasmCargo {
             Way::Packages { .. } => Command::new(DEBIAN_CARGO),
         };
         command
-            .current_dir(paths::root())
+            .current_dir(&self.root)
             .args([subcommand, "--locked", "--target", TARGET])
+            .env("CARGO_HOME", &self.cargo_home)
             .env("CARGO_TARGET_DIR", &self.target_dir)
             .env_remove("RUSTFLAGS")
             .env("CARGO_ENCODED_RUSTFLAGS", self.rustflags());
@@ -78,13 +82,33 @@ impl WasmCargo {
         !matches!(self.way, Way::Packages { .. })
     }
 
+    /// The same way, for a copy of the workspace with folders of its own.
+    pub(crate) fn elsewhere(&self, root: &Path, target_dir: &Path, cargo_home: &Path) -> Self {
+        Self {
+            way: self.way.clone(),
+            target_dir: target_dir.to_owned(),
+            root: root.to_owned(),
+            cargo_home: cargo_home.to_owned(),
+        }
+    }
+
+    /// Returns the version of the compiler that this way uses, and of the std that it links.
+    pub(crate) fn rust_version(&self) -> Result<String> {
+        let rustc = match self.way {
+            Way::Target | Way::Source { .. } => rustc(),
+            Way::Packages { .. } => DEBIAN_RUSTC.into(),
+        };
+        let mut rustc = Command::new(rustc);
+        let says = capture(rustc.current_dir(&self.root).arg("--version"))?;
+        let version = says.split_whitespace().nth(1);
+        Ok(version.context("rustc names no version")?.to_owned())
+    }
+
     fn rustflags(&self) -> OsString {
         let home = env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-        let cargo_home =
-            env::var_os("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from);
         let mut from = vec![
             (home, "/home".to_owned()),
-            (cargo_home.clone(), "/cargo".to_owned()),
+            (self.cargo_home.clone(), "/cargo".to_owned()),
         ];
         // A std built from source is named as the toolchain's own is, less the commit.
         let source = match &self.way {
@@ -96,7 +120,7 @@ impl WasmCargo {
         };
         from.extend(source.map(|source| (source, "/rustc".to_owned())));
         // The registry's folder is named by a hash that differs between cargo's versions.
-        let registries = fs::read_dir(cargo_home.join("registry/src"))
+        let registries = fs::read_dir(self.cargo_home.join("registry/src"))
             .into_iter()
             .flatten();
         from.extend(
@@ -104,7 +128,7 @@ impl WasmCargo {
                 .flatten()
                 .map(|dir| (dir.path(), "/registry".to_owned())),
         );
-        from.push((paths::root().to_owned(), "/quota-gate".to_owned()));
+        from.push((self.root.clone(), "/quota-gate".to_owned()));
         // rustc takes the last prefix that fits: the longest ones come last.
         from.sort_by_key(|(path, _)| path.as_os_str().len());
         let mut flags = OsString::new();
@@ -137,7 +161,12 @@ pub(crate) fn wasm() -> Result<WasmCargo> {
         Err(_) => found(&target_dir)?,
     };
     news("wasm32 target", way.describe());
-    Ok(WasmCargo { way, target_dir })
+    Ok(WasmCargo {
+        way,
+        target_dir,
+        root: paths::root().to_owned(),
+        cargo_home: paths::cargo_home(),
+    })
 }
 
 impl Way {
@@ -310,9 +339,12 @@ fn has_target(sysroot: &Path) -> bool {
 }
 
 fn sysroot() -> Result<PathBuf> {
-    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let sysroot = capture(Command::new(rustc).args(["--print", "sysroot"]))?;
+    let sysroot = capture(Command::new(rustc()).args(["--print", "sysroot"]))?;
     Ok(PathBuf::from(sysroot.trim()))
+}
+
+fn rustc() -> OsString {
+    env::var_os("RUSTC").unwrap_or_else(|| "rustc".into())
 }
 
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";

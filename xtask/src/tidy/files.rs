@@ -20,7 +20,16 @@ pub(super) struct Source {
 /// A file or folder can't be read.
 pub(super) fn read() -> Result<Vec<Source>> {
     let mut sources = Vec::new();
-    for dir in ["src", "bench", "chaos", "demo", "envoy", "tests", "xtask"] {
+    for dir in [
+        "src",
+        "bench",
+        "chaos",
+        "demo",
+        "distribution",
+        "envoy",
+        "tests",
+        "xtask",
+    ] {
         let dir = paths::root().join(dir);
         if dir.is_dir() {
             collect(&dir, &mut sources)?;
