@@ -110,6 +110,29 @@ impl Backend {
         })
     }
 
+    /// Starts one at `address` with one limit, as [`Backend::limit`] sets it, and its books on the
+    /// Redis at `url`, which others may share. It keeps that limit.
+    ///
+    /// # Errors
+    /// If Redis does not answer, or the address is taken.
+    #[cfg(feature = "redis")]
+    pub fn start_on_redis(
+        address: SocketAddr,
+        url: &str,
+        (conditions, max, window): (&str, u64, Duration),
+    ) -> anyhow::Result<Self> {
+        let (_, limit) = limit((NAMESPACE, conditions, &[]), max, window);
+        let opened = crate::redis::Shared::open(url, vec![limit]);
+        let desk = Arc::new(Desk {
+            shared: Some(crate::server::runtime().block_on(opened)?),
+            ..Desk::default()
+        });
+        Ok(Self {
+            server: Server::start_at(address, Arc::clone(&desk))?,
+            desk,
+        })
+    }
+
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
@@ -287,6 +310,9 @@ struct Rule {
 #[derive(Default)]
 struct Desk {
     books: Books,
+    /// Books on Redis, in place of those in memory.
+    #[cfg(feature = "redis")]
+    shared: Option<crate::redis::Shared>,
     faults: Mutex<Vec<Rule>>,
     headers: Mutex<Vec<(HeaderName, HeaderValue)>>,
     journal: Journal<Check>,
@@ -308,29 +334,39 @@ impl Handler for Desk {
         });
         match fault {
             Some(fault) if fault.keeps_the_answer() => {
-                let answer = self.answer(wire, asked);
+                let answer = self.answer(wire, asked).await;
                 Ok(fault.spoil(answer, head.version, &line).await)
             }
             Some(fault) => fault.replace(head.version, &line).await,
-            None => Ok(self.answer(wire, asked)),
+            None => Ok(self.answer(wire, asked).await),
         }
     }
 }
 
 impl Desk {
-    fn answer(&self, wire: Wire, asked: Result<Asked, Box<Answer>>) -> Answer {
+    async fn answer(&self, wire: Wire, asked: Result<Asked, Box<Answer>>) -> Answer {
         let asked = match asked {
             Ok(asked) => asked,
             Err(answer) => return *answer,
         };
         let mut answer = match self.rejection(&asked.descriptor) {
             Some(status) => text(status, "the key is not valid here"),
-            None => settle(wire, &asked, &self.books, *lock(&self.quota_headers)),
+            None => self.settle(wire, &asked).await,
         };
         for (name, value) in lock(&self.headers).iter() {
             answer.headers_mut().append(name, value.clone());
         }
         answer
+    }
+
+    #[cfg_attr(not(feature = "redis"), allow(clippy::unused_async))]
+    async fn settle(&self, wire: Wire, asked: &Asked) -> Answer {
+        let fields = *lock(&self.quota_headers);
+        #[cfg(feature = "redis")]
+        if let Some(shared) = &self.shared {
+            return crate::wire::settle_shared(wire, asked, shared, fields).await;
+        }
+        settle(wire, asked, &self.books, fields)
     }
 
     fn rejection(&self, descriptor: &[(String, String)]) -> Option<StatusCode> {

@@ -209,14 +209,14 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
-fn context(descriptor: &Descriptor) -> Context<'static> {
+pub(crate) fn context(descriptor: &Descriptor) -> Context<'static> {
     let mut context = Context::default();
     let entries = descriptor.iter().cloned().collect();
     context.list_binding("descriptors".to_owned(), vec![entries]);
     context
 }
 
-fn count(counter: &Counter) -> Count {
+pub(crate) fn count(counter: &Counter) -> Count {
     Count {
         name: counter.limit().name().unwrap_or_default().to_owned(),
         max: counter.max_value(),

@@ -64,6 +64,8 @@ mod wire;
 mod upstream;
 
 mod program;
+#[cfg(feature = "redis")]
+mod redis;
 
 mod client;
 mod raw;
@@ -88,6 +90,8 @@ pub use fault::Fault;
 pub use metrics::Sample;
 pub use program::{Port, Program};
 pub use raw::Raw;
+#[cfg(feature = "redis")]
+pub use redis::Redis;
 pub use response::Response;
 pub use rig::Rig;
 pub use route::Route;

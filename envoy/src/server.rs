@@ -59,7 +59,12 @@ pub(crate) struct Server<H: Handler> {
 impl<H: Handler> Server<H> {
     /// Takes a free port of 127.0.0.1 and answers there.
     pub(crate) fn start(handler: Arc<H>) -> io::Result<Self> {
-        let reserved = bound(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), handler)
+    }
+
+    /// Takes that address and answers there.
+    pub(crate) fn start_at(address: SocketAddr, handler: Arc<H>) -> io::Result<Self> {
+        let reserved = bound(address)?;
         let address = reserved
             .local_addr()?
             .as_socket()

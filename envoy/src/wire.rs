@@ -97,14 +97,10 @@ pub(crate) fn settle(wire: Wire, asked: &Asked, books: &Books, fields: QuotaHead
         ..
     } = asked;
     match asked.call {
-        Call::Charge { draft03 } => {
+        Call::Charge { .. } => {
             let least = asked.cost_min.unwrap_or(0);
             let charge = books.charge(namespace, descriptor, *cost, least);
-            match wire {
-                Wire::EnvoyRatelimit => answer_ratelimit(&charge),
-                Wire::Headers => answer_headers(asked, &charge, fields),
-                Wire::Limitador => answer_limitador(&charge, draft03),
-            }
+            answer_charge(wire, asked, &charge, fields)
         }
         // limitador answers /check in text and /check_and_report in JSON.
         Call::Peek if books.would_deny(namespace, descriptor, *cost) => {
@@ -115,6 +111,56 @@ pub(crate) fn settle(wire: Wire, asked: &Asked, books: &Books, fields: QuotaHead
             books.report(namespace, descriptor, *cost);
             json_answer(StatusCode::OK, &Value::Null)
         }
+    }
+}
+
+/// The same with books on Redis, which can be gone.
+#[cfg(feature = "redis")]
+pub(crate) async fn settle_shared(
+    wire: Wire,
+    asked: &Asked,
+    books: &crate::redis::Shared,
+    fields: QuotaHeaders,
+) -> Answer {
+    let Asked {
+        namespace,
+        descriptor,
+        cost,
+        ..
+    } = asked;
+    let settled = match asked.call {
+        Call::Charge { .. } => {
+            let least = asked.cost_min.unwrap_or(0);
+            let charge = books.charge(namespace, descriptor, *cost, least).await;
+            charge.map(|charge| answer_charge(wire, asked, &charge, fields))
+        }
+        Call::Peek => {
+            let denied = books.would_deny(namespace, descriptor, *cost).await;
+            denied.map(|denied| match denied {
+                true => text(StatusCode::TOO_MANY_REQUESTS, "Too many requests"),
+                false => json_answer(StatusCode::OK, &Value::Null),
+            })
+        }
+        Call::Report => {
+            let reported = books.report(namespace, descriptor, *cost).await;
+            reported.map(|()| json_answer(StatusCode::OK, &Value::Null))
+        }
+    };
+    settled.unwrap_or_else(|_lost| match wire {
+        // That is what the service says when it has lost its Redis.
+        Wire::EnvoyRatelimit => text(StatusCode::BAD_REQUEST, "Bad Request"),
+        Wire::Headers | Wire::Limitador => {
+            text(StatusCode::INTERNAL_SERVER_ERROR, "Internal server error")
+        }
+    })
+}
+
+fn answer_charge(wire: Wire, asked: &Asked, charge: &Charge, fields: QuotaHeaders) -> Answer {
+    let draft03 = matches!(asked.call, Call::Charge { draft03: true });
+    match wire {
+        Wire::EnvoyRatelimit => answer_ratelimit(charge),
+        Wire::Headers => answer_headers(asked, charge, fields),
+        Wire::Limitador => answer_limitador(charge, draft03),
     }
 }
 

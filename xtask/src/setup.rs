@@ -43,6 +43,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         registry()?;
         say::news("registry", "docker-registry and skopeo");
+        say::news("redis", &format!("at {}", redis()?.display()));
         say::news("throttlecrab", &format!("at {}", throttlecrab()?.display()));
     }
     let versions = if args.matrix {
@@ -86,4 +87,12 @@ pub(crate) fn prometheus() -> Result<[(&'static str, PathBuf); 2]> {
             debian_program("promtool", "prometheus")?,
         ),
     ])
+}
+
+/// The server that several backends share their books on.
+///
+/// # Errors
+/// It can't be had on this machine; the error says what to do.
+pub(crate) fn redis() -> Result<PathBuf> {
+    debian_program("redis-server", "redis-server")
 }

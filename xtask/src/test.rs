@@ -53,6 +53,8 @@ enum Step {
     Fuzz,
     /// The rig itself: every fault and every wire, as Envoy sees them; and the manifests
     Rig,
+    /// Two Envoys, two backends and one Redis: the limit is one, whatever dies
+    Distributed,
     /// The promises on a real Envoy
     E2e,
     /// The guided tour comes out as told
@@ -122,6 +124,7 @@ struct Tools {
     wasm: Option<WasmCargo>,
     runner: Option<PathBuf>,
     throttlecrab: Option<PathBuf>,
+    redis: Option<PathBuf>,
     envoys: Vec<(&'static str, PathBuf)>,
 }
 
@@ -136,6 +139,7 @@ impl Tools {
             Step::Costs,
             Step::Pretend,
             Step::Rig,
+            Step::Distributed,
             Step::E2e,
             Step::Demo,
             Step::Bench,
@@ -151,12 +155,16 @@ impl Tools {
             tools.runner = Some(setup::wasm_test_runner()?);
             news("test runner", "wasm-bindgen's, in Node");
         }
+        if any(&[Step::Distributed]) {
+            tools.redis = Some(setup::redis()?);
+        }
         if any(&[Step::E2e, Step::Restricted]) {
             tools.throttlecrab = Some(setup::throttlecrab()?);
         }
         let versions: &[&str] = match (
             any(&[
                 Step::Rig,
+                Step::Distributed,
                 Step::E2e,
                 Step::Demo,
                 Step::Bench,
@@ -217,6 +225,7 @@ impl Step {
             Self::Pretend => in_pretend_host(tools, &["host", "memory", "sim"], keep_going, tally),
             Self::Fuzz => fuzz::check(),
             Self::Rig => rig(tools, keep_going, tally),
+            Self::Distributed => distributed(tools, keep_going, tally),
             Self::E2e => Promises::All.on(tools, setup::ENVOY_DEFAULT, keep_going, tally),
             Self::Demo => {
                 build::build(tools.wasm()?)?;
@@ -252,6 +261,16 @@ fn clippy(wasm: &WasmCargo) -> Result<()> {
         cargo("clippy").args(native),
         "cargo clippy --workspace --all-targets",
     )?;
+    let on_redis = [
+        "--package",
+        "envoy-harness",
+        "--features",
+        "redis",
+        "--all-targets",
+    ];
+    let mut harness = cargo("clippy");
+    harness.args(on_redis).args(["--", "-D", "warnings"]);
+    check(&mut harness, "the lines above")?;
     if wasm.has_clippy() {
         let mut host = wasm.command("clippy");
         return check(
@@ -402,6 +421,20 @@ fn distribution(tools: &Tools, keep_going: bool, tally: &mut Tally) -> Result<()
         .env("QUOTA_GATE_DIST", paths::root().join("dist"))
         .env("QUOTA_GATE_ENVOY", tools.envoy(setup::ENVOY_DEFAULT)?)
         .env("QUOTA_GATE_WASM", paths::module());
+    run_tests(&mut command, keep_going, tally)
+}
+
+/// The harness's own books on a real Redis, behind several Envoys.
+fn distributed(tools: &Tools, keep_going: bool, tally: &mut Tally) -> Result<()> {
+    let redis = tools.redis.as_ref().context("Redis is not set up")?;
+    build::build(tools.wasm()?)?;
+    let mut command = cargo("test");
+    command
+        .args(["--package", "envoy-harness", "--features", "redis"])
+        .args(["--test", "distributed"])
+        .env("QUOTA_GATE_ENVOY", tools.envoy(setup::ENVOY_DEFAULT)?)
+        .env("QUOTA_GATE_WASM", paths::module())
+        .env("QUOTA_GATE_REDIS", redis);
     run_tests(&mut command, keep_going, tally)
 }
 
