@@ -25,7 +25,7 @@ pub(crate) struct Chain {
 /// # Errors
 /// The plan names a chain that there is not.
 pub(crate) fn chains(plan: &Plan, servers: &Servers) -> Result<Vec<Chain>> {
-    let mut all = vec![chain(NO_FILTER, None)];
+    let mut all = vec![no_filter()];
     let nothing = wasm(&plan.nothing, "");
     all.push(chain("does nothing", Some(nothing)));
     let every_one = (1000.0, 1000.0);
@@ -37,21 +37,44 @@ pub(crate) fn chains(plan: &Plan, servers: &Servers) -> Result<Vec<Chain>> {
         checks: every_one,
         ..chain("ratelimit", Some(ratelimit()))
     });
-    for mode in modes() {
-        let config = configuration(&mode.policy, &mode.more).to_string();
-        all.push(Chain {
-            name: mode.name.to_owned(),
-            filter: Some(wasm(&plan.module, &config)),
-            reason: Some(mode.reason),
-            checks: mode.checks,
-            target: Some(mode.target),
-        });
-    }
-    all.extend(plan.also.iter().map(|also| Chain {
+    all.extend(modes().into_iter().map(|mode| mode.chain(plan)));
+    let mut chains = select(all, &plan.only)?;
+    chains.extend(plan.also.iter().map(|also| Chain {
         checks: (0.0, f64::INFINITY),
         ..chain(&also.name, Some(wasm(&also.module, &also.configuration)))
     }));
-    select(all, &plan.only)
+    Ok(chains)
+}
+
+/// One key's lease, as the acceptance has it.
+pub(crate) fn hot_key(plan: &Plan) -> Chain {
+    let lease = json!({"max_units": HOT_KEY_UNITS, "ttl": "1s"});
+    gate("hot key", plan, &json!({"lease": lease}), &json!({}))
+}
+
+/// A backend that hangs, with the breaker or without; everybody is let through.
+pub(crate) fn hanging(plan: &Plan, breaker: bool) -> Chain {
+    let mut backend = json!({"cluster": "quota-backend-hangs", "timeout": "100ms"});
+    if !breaker {
+        backend["breaker"] = json!("off");
+    }
+    let policy = json!({"failure_mode": "fail_open", "timeout": "100ms"});
+    gate(
+        "hanging",
+        plan,
+        &policy,
+        &json!({"backends": {"quota": backend}}),
+    )
+}
+
+fn gate(name: &str, plan: &Plan, policy: &Value, more: &Value) -> Chain {
+    let config = configuration(policy, more).to_string();
+    chain(name, Some(wasm(&plan.module, &config)))
+}
+
+/// Only the router.
+pub(crate) fn no_filter() -> Chain {
+    chain(NO_FILTER, None)
 }
 
 fn select(all: Vec<Chain>, only: &[String]) -> Result<Vec<Chain>> {
@@ -62,8 +85,10 @@ fn select(all: Vec<Chain>, only: &[String]) -> Result<Vec<Chain>> {
             names.join(", ")
         );
     }
-    let wanted =
-        |chain: &Chain| only.is_empty() || chain.name == NO_FILTER || only.contains(&chain.name);
+    let wanted = |chain: &Chain| {
+        let compared = [NO_FILTER, EXT_AUTHZ].contains(&chain.name.as_str());
+        only.is_empty() || compared || only.contains(&chain.name)
+    };
     Ok(all.into_iter().filter(wanted).collect())
 }
 
@@ -85,6 +110,17 @@ struct Mode {
     reason: &'static str,
     checks: (f64, f64),
     target: f64,
+}
+
+impl Mode {
+    fn chain(self, plan: &Plan) -> Chain {
+        Chain {
+            reason: Some(self.reason),
+            checks: self.checks,
+            target: Some(self.target),
+            ..gate(self.name, plan, &self.policy, &self.more)
+        }
+    }
 }
 
 fn modes() -> [Mode; 5] {
@@ -113,7 +149,7 @@ fn modes() -> [Mode; 5] {
                 "breaker open",
                 json!({"failure_mode": "fail_open"}),
                 "failed_open",
-                (0.0, 1.0),
+                (0.0, 10.0),
                 0.20,
             )
         },
@@ -202,6 +238,9 @@ pub(crate) const NO_FILTER: &str = "no filter";
 
 /// The chain whose cost the targets are shares of.
 pub(crate) const EXT_AUTHZ: &str = "ext_authz";
+
+/// The largest lease of the hot key.
+pub(crate) const HOT_KEY_UNITS: u64 = 500;
 
 /// The timeout of a check in every chain: far above any answer, so that a pause of the machine
 /// fails no request.

@@ -2,12 +2,13 @@
 
 use serde_json::{Value, json};
 
+use crate::claim::{self, Claim};
 use crate::figures::{Row, Spread, added, cpu, ratio};
 use crate::measure::{CONNECTIONS, Phase, Sample, TENANTS};
 use crate::plan::Plan;
 
 /// The whole run.
-pub(crate) fn json(rows: &[Row], plan: &Plan) -> Value {
+pub(crate) fn json(rows: &[Row], claims: &[Claim], plan: &Plan) -> Value {
     let chain = |row: &Row| {
         let samples: Vec<Value> = row.samples.iter().map(sample).collect();
         json!({
@@ -25,6 +26,7 @@ pub(crate) fn json(rows: &[Row], plan: &Plan) -> Value {
         "rate": plan.rate,
         "connections": CONNECTIONS,
         "tenants": TENANTS,
+        "claims": claim::json(claims),
         "chains": rows.iter().map(chain).collect::<Vec<_>>(),
     })
 }

@@ -4,22 +4,27 @@
 //! `cargo xtask bench` starts it with a plan in JSON. One file per concern:
 //! - `plan`: what to measure; `chain`: the chains of filters; `bootstrap`: Envoy around them
 //! - `servers`: upstream and quota backend; `load`: the load generator; `machine`: cores and clocks
-//! - `measure`: one chain in one round
+//! - `measure`: one chain in one round; `hot_key`: one hot key and a backend that hangs;
+//!   `workers`: memory
 //! - `smoke`: what must hold whatever the machine
-//! - `figures`: medians, and what is added to what; `table`: the result for the terminal, `json`:
-//!   all of it
+//! - `figures`: medians, and what is added to what; `claim`: a promise and whether it was kept
+//! - `table`: the result for the terminal; `plot`: as a picture; `json`: all of it
 
 mod bootstrap;
 mod chain;
+mod claim;
 mod figures;
+mod hot_key;
 mod json;
 mod load;
 mod machine;
 mod measure;
 mod plan;
+mod plot;
 mod servers;
 mod smoke;
 mod table;
+mod workers;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -58,13 +63,38 @@ fn run() -> Result<ExitCode> {
     let chains = chain::chains(&plan, &bench.servers)?;
     introduce(&plan, cores, chains.len());
     let rows = rounds(&plan, &bench, chains)?;
-    if plan.smoke {
-        return Ok(smoke::judge(&rows));
+    let mut claims = Vec::new();
+    // Whoever picks chains wants these and nothing else.
+    if plan.only.is_empty() {
+        progress("one hot key, a backend that hangs");
+        claims.extend(hot_key::claims(&bench, &plan)?);
+        if !plan.smoke {
+            progress("memory");
+            claims.extend(workers::claims(&bench, &plan)?);
+        }
     }
-    println!("\n{}", table::table(&rows, plan.rate));
+    progress("");
+    if plan.smoke {
+        return Ok(smoke::judge(&rows, &claims));
+    }
+    println!(
+        "\n{}{}",
+        table::table(&rows, plan.rate),
+        claim::lines(&claims)
+    );
+    println!("\n{}", table::mood(&rows));
+    for row in &rows {
+        for finding in smoke::findings(row) {
+            println!("NOT MEANT in the chain {}: {finding}", row.chain.name);
+        }
+    }
     if let Some(file) = &plan.json {
-        let text = format!("{:#}\n", json::json(&rows, &plan));
+        let text = format!("{:#}\n", json::json(&rows, &claims, &plan));
         std::fs::write(file, text).with_context(|| format!("write {}", file.display()))?;
+    }
+    if let Some(stem) = &plan.plot {
+        plot::write(&rows, &plan, stem)?;
+        println!("The picture: {}.svg and .png", stem.display());
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -92,7 +122,6 @@ fn rounds(plan: &Plan, bench: &Bench, chains: Vec<chain::Chain>) -> Result<Vec<R
                 .push(sample.with_context(|| row.chain.name.clone())?);
         }
     }
-    progress("");
     Ok(rows)
 }
 

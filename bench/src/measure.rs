@@ -61,12 +61,9 @@ impl Bench {
     /// # Errors
     /// Envoy does not start, or does not answer.
     pub(crate) fn sample(&self, chain: &Chain) -> Result<Sample> {
-        let envoy = Envoy::start(&bootstrap(chain, &self.servers), 1)?;
-        if let Some(cores) = self.cores {
-            machine::pin_process(envoy.pid(), cores.envoy)?;
-        }
+        let envoy = self.start(chain, 1)?;
         let upstream = self.servers.upstream.seen();
-        let mut load = Load::connect(envoy.listener(LISTENER), CONNECTIONS, requests())?;
+        let mut load = load(&envoy, tenants())?;
         let warm_up = load.run(Pace::Flat, WARM_UP).context("while warming up")?;
 
         let (flat, first) = self.phase(&envoy, &mut load, Pace::Flat)?;
@@ -84,7 +81,28 @@ impl Bench {
         })
     }
 
-    fn phase(&self, envoy: &Envoy, load: &mut Load, pace: Pace) -> Result<(Phase, Outcome)> {
+    /// An Envoy with this chain, on its core.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub(crate) fn start(&self, chain: &Chain, workers: u32) -> Result<Envoy> {
+        let envoy = Envoy::start(&bootstrap(chain, &self.servers), workers)?;
+        if let Some(cores) = self.cores {
+            machine::pin_process(envoy.pid(), cores.envoy)?;
+        }
+        Ok(envoy)
+    }
+
+    /// Measures an Envoy under one load.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub(crate) fn phase(
+        &self,
+        envoy: &Envoy,
+        load: &mut Load,
+        pace: Pace,
+    ) -> Result<(Phase, Outcome)> {
         let checks = self.checks();
         let others = Others::new(envoy.pid())?;
         let cpu = machine::cpu_time(envoy.pid())?;
@@ -146,8 +164,12 @@ impl Others {
     }
 }
 
-/// Requests as browsers and gateways send them, of as many tenants as there are connections.
-fn requests() -> Vec<Vec<u8>> {
+/// Connections to an Envoy, with requests of these tenants in turn, as browsers and gateways send
+/// them.
+///
+/// # Errors
+/// Envoy takes no connection.
+pub(crate) fn load(envoy: &Envoy, tenants: impl IntoIterator<Item = String>) -> Result<Load> {
     let request = |tenant| {
         format!(
             "GET /v1/items?page=2 HTTP/1.1\r\n\
@@ -155,12 +177,17 @@ fn requests() -> Vec<Vec<u8>> {
              user-agent: Mozilla/5.0 (X11; Linux x86_64)\r\n\
              accept: application/json\r\n\
              accept-encoding: gzip, br\r\n\
-             x-tenant-id: tenant-{tenant}\r\n\r\n"
+             x-tenant-id: {tenant}\r\n\r\n"
         )
     };
-    (0..TENANTS)
-        .map(|tenant| request(tenant).into_bytes())
-        .collect()
+    let tenants = tenants.into_iter();
+    let requests = tenants.map(|tenant| request(tenant).into_bytes()).collect();
+    Load::connect(envoy.listener(LISTENER), CONNECTIONS, requests)
+}
+
+/// Who is asking where no key is hot.
+pub(crate) fn tenants() -> impl Iterator<Item = String> {
+    (0..TENANTS).map(|tenant| format!("tenant-{tenant}"))
 }
 
 /// Connections of the load, in every chain.
@@ -170,7 +197,7 @@ pub(crate) const CONNECTIONS: usize = 16;
 pub(crate) const TENANTS: usize = 16;
 
 /// Long enough for connections, caches and leases to be there, and for v8 to have compiled.
-const WARM_UP: Duration = Duration::from_millis(1000);
+pub(crate) const WARM_UP: Duration = Duration::from_millis(1000);
 
 /// The longest that counters may take to show.
 const COUNTED: Duration = Duration::from_secs(3);

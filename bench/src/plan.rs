@@ -18,11 +18,13 @@ pub(crate) struct Plan {
     pub(crate) duration: Duration,
     /// Requests a second where they are paced.
     pub(crate) rate: u32,
-    /// Chains to measure besides `no filter`; none: all.
+    /// Chains to measure besides those that all are compared with; none: all.
     pub(crate) only: Vec<String>,
     /// Other modules to measure.
     pub(crate) also: Vec<Also>,
     pub(crate) json: Option<PathBuf>,
+    /// Where to put the picture, without an ending.
+    pub(crate) plot: Option<PathBuf>,
     /// Whether to hold what was served to what it should be, and to judge no time.
     pub(crate) smoke: bool,
 }
@@ -58,6 +60,7 @@ impl Plan {
                 .collect(),
             also: also.iter().map(Also::read).collect::<Result<_>>()?,
             json: path("json"),
+            plot: path("plot"),
             smoke: json["smoke"].as_bool().unwrap_or_default(),
         })
     }

@@ -144,6 +144,14 @@ impl Backend {
         self.desk.checks.load(Ordering::Relaxed)
     }
 
+    /// Units that were charged to a tenant so far.
+    pub(crate) fn charged(&self, tenant: &str) -> u64 {
+        let descriptor = vec![(TENANT.to_owned(), tenant.to_owned())];
+        let charge = self.desk.books.charge(NAMESPACE, &descriptor, 0, 0);
+        let left = charge.counts.first().map(|count| count.remaining);
+        left.map_or(0, |left| UNITS - left)
+    }
+
     async fn serve(self, listener: TcpListener) -> Result<()> {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         loop {

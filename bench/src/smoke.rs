@@ -3,26 +3,36 @@
 
 use std::process::ExitCode;
 
+use crate::claim::Claim;
 use crate::figures::Row;
 use crate::measure::Sample;
 
-/// Prints one line for each chain, and the sum in the form of a test program's.
-pub(crate) fn judge(rows: &[Row]) -> ExitCode {
-    let mut failed = 0;
-    for row in rows {
-        let findings = findings(row);
-        let word = if findings.is_empty() { "ok" } else { "FAILED" };
-        println!("chain {} ... {word}", row.chain.name);
+/// Prints one line for each chain and claim, and the sum in the form of a test program's.
+pub(crate) fn judge(rows: &[Row], claims: &[Claim]) -> ExitCode {
+    let chains = rows
+        .iter()
+        .map(|row| (format!("chain {}", row.chain.name), findings(row)));
+    let claims = claims.iter().filter(|claim| !claim.timed).map(|claim| {
+        let finding = format!("{}, not {}", claim.figure, claim.target);
+        let findings = if claim.kept {
+            Vec::new()
+        } else {
+            vec![finding]
+        };
+        (format!("{}: {}", claim.situation, claim.what), findings)
+    });
+    let (mut passed, mut failed) = (0, 0);
+    for (what, findings) in chains.chain(claims) {
+        let good = findings.is_empty();
+        println!("{what} ... {}", if good { "ok" } else { "FAILED" });
         for finding in &findings {
             println!("    {finding}");
         }
-        failed += usize::from(!findings.is_empty());
+        passed += u32::from(good);
+        failed += u32::from(!good);
     }
     let word = if failed == 0 { "ok" } else { "FAILED" };
-    println!(
-        "\ntest result: {word}. {} passed; {failed} failed",
-        rows.len() - failed
-    );
+    println!("\ntest result: {word}. {passed} passed; {failed} failed");
     if failed == 0 {
         ExitCode::SUCCESS
     } else {
@@ -30,7 +40,8 @@ pub(crate) fn judge(rows: &[Row]) -> ExitCode {
     }
 }
 
-fn findings(row: &Row) -> Vec<String> {
+/// What a chain did otherwise than it should.
+pub(crate) fn findings(row: &Row) -> Vec<String> {
     let mut findings = Vec::new();
     for sample in &row.samples {
         sample_findings(row, sample, &mut findings);

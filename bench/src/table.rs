@@ -35,6 +35,33 @@ pub(crate) fn table(rows: &[Row], rate: u32) -> String {
     text
 }
 
+/// Whether the machine was calm enough for the figures to mean something.
+pub(crate) fn mood(rows: &[Row]) -> String {
+    let samples = rows.iter().flat_map(|row| &row.samples);
+    let others = samples.flat_map(|sample| [sample.flat.others, sample.paced.others]);
+    let others = Spread::of(others).map_or(0.0, |spread| spread.median);
+    let wide = rows.iter().filter(|row| {
+        let spread = row.spread(cpu);
+        spread.is_some_and(|spread| spread.max - spread.min > WIDE * spread.median)
+    });
+    let wide: Vec<&str> = wide.map(|row| row.chain.name.as_str()).collect();
+    let mut text = format!("Others used {others:.2} of a core meanwhile");
+    if others > BUSY {
+        text += ": the machine was BUSY, take no figure from this run";
+    } else if wide.is_empty() {
+        text += ": the machine was calm.";
+        return text;
+    }
+    if !wide.is_empty() {
+        let _infallible = write!(
+            text,
+            "; CPU per request is UNSTEADY for {}",
+            wide.join(", ")
+        );
+    }
+    text + "."
+}
+
 fn entry(row: &Row, rows: &[Row]) -> String {
     let median = |digits: usize, figure: &dyn Fn(&Sample) -> f64| {
         let spread = row.spread(figure);
@@ -77,6 +104,12 @@ fn line(cells: [&str; COLUMNS.len()]) -> String {
     }
     format!("{}\n", text.trim_end())
 }
+
+/// As much of a core as others may use.
+const BUSY: f64 = 0.1;
+
+/// As far as the rounds of one chain may lie apart, in shares of their median.
+const WIDE: f64 = 0.1;
 
 /// Widths of the columns.
 const COLUMNS: [usize; 12] = [14, 8, 8, 11, 15, 14, 10, 7, 7, 7, 8, 8];

@@ -142,7 +142,8 @@ impl Bars {
         let label = Type::new(BODY, INK).right();
         let (mut names, mut ends) = (0.0_f64, 0.0_f64);
         for bar in &self.bars {
-            names = names.max(label.width(&bar.label)?);
+            let name = if bar.ours { label.bold() } else { label };
+            names = names.max(name.width(&bar.label)?);
             ends = ends.max(label.bold().width(&bar.end_text())?);
         }
         let least = values.iter().copied().fold(0.0, f64::min);

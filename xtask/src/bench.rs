@@ -19,7 +19,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 5)]
     rounds: u32,
     /// How long each chain is under load in a round, in seconds
-    #[arg(long, default_value_t = 1.5, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 1.2, value_name = "SECONDS")]
     duration: f64,
     /// Requests a second for the latencies; below what the dearest chain can serve
     #[arg(long, default_value_t = 5000, value_name = "REQUESTS")]
@@ -27,7 +27,10 @@ pub(crate) struct Args {
     /// Write everything that was measured, each round of it, to a file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Measure only these chains, and the one without a filter
+    /// Where to put the picture, STEM.svg and STEM.png; if absent, bench.* in the target directory
+    #[arg(long, value_name = "STEM")]
+    plot: Option<PathBuf>,
+    /// Measure only these chains, and those that all are compared with: no filter, ext_authz
     #[arg(long, num_args = 1.., value_name = "CHAIN")]
     only: Vec<String>,
     /// Measure another module, too, with the plugin configuration in CONFIG; its clusters are
@@ -87,18 +90,23 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     build::build(&wasm)?;
     let nothing = build_nothing(&wasm)?;
     let mut command = program("load", &envoy)?;
-    let (rounds, seconds) = if args.quick {
+    let plot = args
+        .plot
+        .clone()
+        .unwrap_or(paths::target_dir()?.join("bench"));
+    let (rounds, seconds, rate) = if args.quick {
         QUICK
     } else {
-        (args.rounds, args.duration)
+        (args.rounds, args.duration, args.rate)
     };
     let plan = json!({
         "module": paths::module(),
         "nothing": nothing,
         "rounds": rounds,
         "seconds": seconds,
-        "rate": args.rate,
+        "rate": rate,
         "json": args.json,
+        "plot": plot,
         "only": args.only,
         "also": also,
         "smoke": args.quick,
@@ -120,13 +128,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 pub(crate) fn check(wasm: &WasmCargo, envoy: &Path) -> Result<Command> {
     let nothing = build_nothing(wasm)?;
     let mut command = program("dev", envoy)?;
-    let (rounds, seconds) = QUICK;
+    let (rounds, seconds, rate) = QUICK;
     let plan = json!({
         "module": paths::module(),
         "nothing": nothing,
         "rounds": rounds,
         "seconds": seconds,
-        "rate": 1000,
+        "rate": rate,
         "smoke": true,
     });
     command.arg(plan.to_string());
@@ -179,8 +187,8 @@ fn program(profile: &str, envoy: &Path) -> Result<Command> {
     Ok(command)
 }
 
-/// Rounds, and seconds of load for each chain, when no time is judged.
-const QUICK: (u32, f64) = (1, 0.5);
+/// Rounds, seconds of load for each chain and requests a second, when no time is judged.
+const QUICK: (u32, f64, u32) = (1, 0.5, 1000);
 
 #[cfg(test)]
 mod tests {
