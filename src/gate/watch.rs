@@ -152,9 +152,16 @@ impl Gate {
 
     /// Tells that an emergency ends because its configuration does.
     pub(super) fn tell_end(&mut self, turn: &mut Turn<'_>) {
-        if self.watched.emergency.is_some() {
+        // Where a newer configuration has declared an emergency of its own, that goes on.
+        if self.watched.emergency.is_some() && self.spoke_last(turn, "emergency") {
             self.tell_emergency(turn, 0, "ends with its configuration");
         }
+    }
+
+    /// Whether the last to speak of this was a worker with the same configuration.
+    fn spoke_last(&self, turn: &mut Turn<'_>, what: &str) -> bool {
+        let (told, _) = turn.shared.load(&told_key(what));
+        told.starts_with(&self.config.fingerprint.to_le_bytes())
     }
 
     /// Tells of a new state of the emergency, and why there is one.
@@ -170,7 +177,7 @@ impl Gate {
     /// Whether this worker is the first of the process to speak of a state of this configuration.
     /// The slot holds the configuration's fingerprint and a number for the state.
     fn is_mine(&self, turn: &mut Turn<'_>, what: &str, state: u64) -> bool {
-        let key = format!("quota_gate/1/told/{what}");
+        let key = told_key(what);
         let mut record = self.config.fingerprint.to_le_bytes().to_vec();
         record.extend_from_slice(&state.to_le_bytes());
         let (told, version) = turn.shared.load(&key);
@@ -208,6 +215,10 @@ impl Gate {
             *told = now;
         }
     }
+}
+
+fn told_key(what: &str) -> String {
+    format!("quota_gate/1/told/{what}")
 }
 
 fn count(times: u64) -> i64 {

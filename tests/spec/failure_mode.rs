@@ -6,7 +6,7 @@ use quota_gate::gate::reply::CallEnd;
 use quota_gate::gate::{Effect, Gate, StreamId};
 use quota_gate::metrics::Metric;
 use quota_gate::request::PlainRequest;
-use quota_gate::shared::{Shared, Version};
+use quota_gate::shared::{PlainShared, Shared, Version};
 use quota_gate::time::Wall;
 use serde_json::{Value, json};
 
@@ -254,4 +254,47 @@ fn units_that_could_not_be_booked_are_denied_and_counted_apart() {
         _ => {}
     });
     assert_eq!((contended, denied), (1, 1));
+}
+
+/// What a gate has to say to the log.
+fn lines(gate: &mut Gate) -> Vec<String> {
+    let lines = std::iter::from_fn(|| gate.poll_effect());
+    let texts = lines.filter_map(|effect| match effect {
+        Effect::Log(_, text) => Some(text),
+        Effect::Call(_) | Effect::Release(..) => None,
+    });
+    texts.filter(|text| text.contains("emergency")).collect()
+}
+
+#[test]
+fn an_emergency_that_follows_another_is_told_once_whoever_is_late() {
+    let declared = |reason: &str| {
+        let mut config = config(&json!({}));
+        let until = "2027-01-15T09:00:00Z";
+        config["emergency"] = json!({"mode": "bypass", "until": until, "reason": reason});
+        let config = parse(config.to_string().as_bytes()).expect("a configuration");
+        [1, 2].map(|seed| Gate::new(config.clone(), seed))
+    };
+    let ([mut old, mut old_too], [mut new, mut new_too]) = (declared("INC-1"), declared("INC-2"));
+    let (now, mut shared) = (Wall::from_secs(1_800_000_000), PlainShared::default());
+    old.handle_tick(now, &mut shared);
+    old_too.handle_tick(now, &mut shared);
+    assert_eq!(lines(&mut old).len() + lines(&mut old_too).len(), 1);
+
+    // One worker has the new configuration before the other has let go of the old one.
+    old.handle_end(now, &mut shared);
+    new.handle_tick(now, &mut shared);
+    old_too.handle_end(now, &mut shared);
+    new_too.handle_tick(now, &mut shared);
+
+    assert_eq!(
+        lines(&mut old),
+        ["emergency ends with its configuration: INC-1"]
+    );
+    assert_eq!(
+        lines(&mut new),
+        ["emergency bypass is active until 2027-01-15T09:00:00Z: INC-2"]
+    );
+    assert_eq!(lines(&mut old_too), [""; 0]);
+    assert_eq!(lines(&mut new_too), [""; 0]);
 }
