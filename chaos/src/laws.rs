@@ -65,12 +65,16 @@ pub(crate) fn sums(rig: &Rig, ledger: &Ledger, seed: u64) -> (Sums, Vec<String>)
             None => silent += u64::from(record.logged.lines),
         }
     }
+    // What a replaced configuration has counted may come as late as its own end.
+    let counted =
+        || (total(&rig.envoy().counters(), "quota_gate_requests") == sums.logged).then_some(());
+    let _ = within(PATIENCE, counted);
     let samples = rig.envoy().counters();
     let ours: Vec<&Sample> = samples
         .iter()
         .filter(|sample| sample.name == "quota_gate_requests")
         .collect();
-    sums.counted = ours.iter().map(|sample| whole(sample.value)).sum();
+    sums.counted = total(&samples, "quota_gate_requests");
     sums.host = samples
         .iter()
         .filter(|sample| {
@@ -84,6 +88,11 @@ pub(crate) fn sums(rig: &Rig, ledger: &Ledger, seed: u64) -> (Sums, Vec<String>)
     }
     findings.extend(by_series(&ours, told, silent));
     (sums, findings)
+}
+
+fn total(samples: &[Sample], name: &str) -> u64 {
+    let own = samples.iter().filter(|sample| sample.name == name);
+    own.map(|sample| whole(sample.value)).sum()
 }
 
 /// Each series is what the access log has of it. Who left while its check was pending is counted
