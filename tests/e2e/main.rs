@@ -17,6 +17,7 @@ mod matrix;
 mod metrics;
 mod own_backend;
 mod page;
+mod parity;
 mod presets;
 mod reload;
 mod restricted;
