@@ -54,22 +54,25 @@ pub fn is_something(value: &Value) -> bool {
     }
 }
 
-/// The units that a value counts: below zero is none, and parts of a unit don't count.
+/// The units that a value counts: below zero is none, and parts of a unit don't count. In quotes
+/// there are digits, perhaps with a sign.
 #[must_use]
 pub fn count(value: &Value) -> Option<u64> {
     match value {
         Value::Number(number) => Some(number.as_seconds().as_secs()),
-        Value::Text(digits) => count_text(digits.as_bytes()),
+        Value::Text(digits) => whole(digits.as_bytes()),
         Value::List(_) | Value::Bool(_) | Value::Null | Value::Object(_) => None,
     }
 }
 
-/// As [`count`], of a header's text or a number in quotes: digits, perhaps with a sign, perhaps
-/// with parameters after `,` or `;`.
+/// As [`count`], of a header's text: there more may follow behind `,` or `;`.
 #[must_use]
 pub fn count_text(value: &[u8]) -> Option<u64> {
-    let first = value.split(|byte| matches!(byte, b',' | b';')).next()?;
-    match first.trim_ascii() {
+    whole(value.split(|byte| matches!(byte, b',' | b';')).next()?)
+}
+
+fn whole(digits: &[u8]) -> Option<u64> {
+    match digits.trim_ascii() {
         [b'-', digits @ ..] => text::parse_decimal(digits).map(|_| 0),
         digits => text::parse_decimal(digits),
     }

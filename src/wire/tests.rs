@@ -1,6 +1,7 @@
 //! What goes to each backend and what each of its answers means, answer by answer.
 
 mod custom;
+mod hostile;
 
 use super::*;
 use crate::config::{EntrySpec, Policy, Preset, Source, StatusPattern};

@@ -433,3 +433,38 @@ fn every_answer_of_an_api_that_says_no_with_a_status_of_its_own() {
         ["limit_headers=1&no_body=1"]
     );
 }
+
+#[test]
+fn an_answer_that_is_not_well_formed_lets_nobody_in_and_denies_nobody() {
+    let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));
+    let deep = format!(r#"{{"allowed":true,"limit":{deep}}}"#);
+    let long = format!(r#"{{"allowed":true,"limit":"{}"}}"#, "9".repeat(70_000));
+    expect(
+        "throttlecrab",
+        &[
+            (200, &[], &deep, BAD),
+            (200, &[], &long, BAD),
+            (200, &[], r#"{"allowed":true,"limit":1e999}"#, BAD),
+            (200, &[], r#"{"allowed":true,"limit":NaN}"#, BAD),
+            (200, &[], r#"{"allowed":true} {"allowed":true}"#, BAD),
+            (200, &[], "\u{feff}{\"allowed\":true}", BAD),
+            (200, &[], r#"{"allowed":"TRUE"}"#, BAD),
+            (200, &[], r#"[{"allowed":true}]"#, BAD),
+            // What is odd beside the decision changes nothing, and the last of two names counts.
+            (
+                200,
+                &[],
+                r#"{"allowed":true,"limit":[],"remaining":-1e300}"#,
+                Allow,
+            ),
+            (200, &[], r#"{"allowed":false,"retry_after":1e300}"#, Deny),
+            (200, &[], r#"{"allowed":true,"allowed":false}"#, Deny),
+            (
+                200,
+                &[("retry-after", "1"), ("retry-after", "2")],
+                "\r\n{\"allowed\":0}\n",
+                Deny,
+            ),
+        ],
+    );
+}

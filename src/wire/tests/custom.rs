@@ -197,7 +197,7 @@ fn configuration(backend: &str) -> String {
     )
 }
 
-fn custom(backend: &str) -> Wire {
+pub(super) fn custom(backend: &str) -> Wire {
     let config = parse(configuration(backend).as_bytes()).unwrap();
     Wire::new(&config.backends[0])
 }
@@ -206,7 +206,7 @@ fn ask(backend: &str, entries: &[(&str, &[u8])], ask: &Ask<'_>) -> Message {
     encode_with(&custom(backend), entries, ask)
 }
 
-fn read(
+pub(super) fn read(
     wire: &Wire,
     status: u16,
     headers: &[(&str, &str)],
