@@ -50,6 +50,10 @@ bless:
 bench *args:
     cargo xtask bench {{ args }}
 
+# A fleet of proxies in virtual time, as leases vary
+simulate *args:
+    cargo xtask simulate {{ args }}
+
 # A load on a real Envoy while everything around it goes wrong
 chaos *args:
     cargo xtask chaos {{ args }}

@@ -10,6 +10,7 @@
 //! - `fuzz`: inputs without end for the targets in `tests/fuzz`
 //! - `planted`: bugs that the simulation has to catch
 //! - `dist`: images, bill of materials and checksums, and the way to a registry
+//! - `simulate`: a fleet of gates in virtual time, as tables and plots
 //! - `test`: every check that CI runs
 //! - `tidy`: house rules over the repository's files; `deny`: what dependencies may be
 //! - `reference`: the configuration's JSON Schema and reference, made from its keys
@@ -36,6 +37,7 @@ mod reference;
 mod rehearse;
 mod say;
 mod setup;
+mod simulate;
 mod test;
 mod tidy;
 
@@ -78,6 +80,8 @@ enum Command {
     Rehearse(rehearse::Args),
     /// Fetch what build, test and demo need, and say where it is
     Setup(setup::Args),
+    /// Run a fleet of gates in virtual time: calls, errors and fairness as leases vary
+    Simulate(simulate::Args),
     /// Run every check that CI runs, or the named ones
     Test(test::Args),
     /// Check the house rules
@@ -108,6 +112,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Reference(args) => reference::run(&args)?,
         Command::Rehearse(args) => rehearse::run(&args)?,
         Command::Setup(args) => setup::run(&args)?,
+        Command::Simulate(args) => return simulate::run(&args),
         Command::Test(args) => return test::run(&args),
         Command::Tidy => tidy::run()?,
     }

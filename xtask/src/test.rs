@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::say::{news, seconds};
 use crate::setup::{self, WasmCargo};
-use crate::{bench, build, chaos, demo, deny, dist, fuzz, paths, tidy};
+use crate::{bench, build, chaos, demo, deny, dist, fuzz, paths, simulate, tidy};
 
 /// Which steps to run, and how.
 #[derive(clap::Args)]
@@ -35,12 +35,14 @@ enum Step {
     Deny,
     /// clippy has no warning, natively and for wasm32
     Clippy,
-    /// The unit tests
+    /// The unit tests, and the charts as files
     Unit,
     /// The promises in virtual time
     Spec,
     /// Seeded random runs against a reference model
     Sim,
+    /// A fleet of gates keeps the bounds that leases promise
+    Simulate,
     /// Unit tests and promises again, in wasm under Node
     Wasm,
     /// The module's size, imports and exports
@@ -213,12 +215,16 @@ impl Step {
             Self::Deny => deny::run(),
             Self::Clippy => clippy(tools.wasm()?),
             Self::Unit => run_tests(
-                cargo("test").args(["--workspace", "--lib", "--bins"]),
+                cargo("test").args(["--workspace", "--lib", "--bins", "--test", "pictures"]),
                 keep_going,
                 tally,
             ),
             Self::Spec => run_tests(cargo("test").args(["--test", "spec"]), keep_going, tally),
             Self::Sim => sim(keep_going, tally),
+            Self::Simulate => {
+                tally.passed += simulate::check()?;
+                Ok(())
+            }
             Self::Wasm => in_wasm(tools, keep_going, tally),
             Self::Module => build::build(tools.wasm()?)?.check(),
             Self::Costs => in_pretend_host(tools, &["costs"], keep_going, tally),
@@ -447,7 +453,7 @@ fn doc(tally: &mut Tally) -> Result<()> {
     pass_on(cargo("test").args(["--workspace", "--doc"]), tally)
 }
 
-fn cargo(subcommand: &str) -> Command {
+pub(crate) fn cargo(subcommand: &str) -> Command {
     let mut cargo = Command::new(paths::cargo());
     cargo.current_dir(paths::root()).arg(subcommand);
     if subcommand != "fmt" {
