@@ -14,6 +14,10 @@ demo *args:
 check file:
     cargo xtask check {{ file }}
 
+# Tell what would happen to a request: FILE --request 'GET /v1/x' -H 'k: v'
+explain *args:
+    cargo xtask explain {{ args }}
+
 # Build dist/quota_gate.wasm
 build *args:
     cargo xtask build {{ args }}
@@ -35,6 +39,14 @@ quick:
 # The promises on a real Envoy
 e2e:
     cargo xtask test e2e
+
+# The house rules alone
+tidy:
+    cargo xtask tidy
+
+# Run the quick checks before each commit of this clone; --off ends that
+hooks *args:
+    cargo xtask hooks {{ args }}
 
 # Put every file into its form
 fmt:
@@ -58,6 +70,22 @@ simulate *args:
 chaos *args:
     cargo xtask chaos {{ args }}
 
+# Inputs without end for every door: minutes or hours
+fuzz *args:
+    cargo xtask fuzz {{ args }}
+
+# Plant bugs, one at a time, and have the simulation catch each (minutes)
+planted *args:
+    cargo xtask planted {{ args }}
+
+# Write envoy/quota-gate.schema.json and docs/reference.md
+reference *args:
+    cargo xtask reference {{ args }}
+
+# An outage in quick time, for the dashboard's picture
+rehearse *args:
+    cargo xtask rehearse {{ args }}
+
 # Fetch everything ahead, for work without network
 setup:
-    cargo xtask setup --matrix
+    cargo xtask setup --matrix --servers

@@ -1,4 +1,5 @@
-//! What the dependencies may be: their licences, where they come from, and which the filter has.
+//! What the dependencies may be: their licences, where they come from, which Rust they want, and
+//! which the filter has.
 //!
 //! The allow-list is that of `.cargo/deny.toml`, in cargo-deny's own form. Its `check` also wants
 //! the advisory database from the network; what is checked here needs none.
@@ -30,6 +31,12 @@ pub(crate) fn run() -> Result<()> {
         .iter()
         .filter_map(|package| package.finding(&allowed))
         .collect();
+    let promised = promised_rust()?;
+    findings.extend(
+        packages
+            .iter()
+            .filter_map(|package| package.too_new(&promised)),
+    );
     findings.extend(filter_findings(&filter_tree()?));
     for finding in &findings {
         println!("{finding}");
@@ -52,6 +59,8 @@ struct Package {
     version: String,
     license: Option<String>,
     source: Option<String>,
+    /// The oldest Rust that compiles it, if it says so.
+    rust: Option<String>,
 }
 
 fn packages(metadata: &Value) -> Vec<Package> {
@@ -63,6 +72,7 @@ fn packages(metadata: &Value) -> Vec<Package> {
             version: text(package, "version").unwrap_or_default(),
             license: text(package, "license"),
             source: text(package, "source"),
+            rust: text(package, "rust_version"),
         })
         .collect()
 }
@@ -84,6 +94,38 @@ impl Package {
             .is_ok_and(|license| license.evaluate(|wanted| allowed.contains(&wanted.to_string())));
         (!ok).then(|| format!("{name} {version} is under {license}, which is not allowed"))
     }
+
+    /// A Rust that is too old for a dependency can't compile what was promised to it.
+    fn too_new(&self, promised: &str) -> Option<String> {
+        let Self { name, version, .. } = self;
+        let wanted = self.rust.as_deref()?;
+        (rust_version(wanted)? > rust_version(promised)?).then(|| {
+            format!(
+                "{name} {version} wants Rust {wanted}, but Cargo.toml promises {promised} will do"
+            )
+        })
+    }
+}
+
+/// Returns the oldest Rust that Cargo.toml promises to be enough.
+fn promised_rust() -> Result<String> {
+    let manifest: toml::Table = fs::read_to_string(paths::root().join("Cargo.toml"))?.parse()?;
+    let promised = manifest
+        .get("workspace")
+        .and_then(|workspace| workspace.get("package")?.get("rust-version")?.as_str());
+    Ok(promised
+        .context("Cargo.toml promises no rust-version")?
+        .to_owned())
+}
+
+/// Reads `1.90` or `1.90.0`.
+fn rust_version(text: &str) -> Option<Vec<u32>> {
+    let mut numbers: Vec<u32> = text
+        .split('.')
+        .map(|number| number.parse().ok())
+        .collect::<Option<_>>()?;
+    numbers.resize(3, 0);
+    Some(numbers)
 }
 
 /// Returns the licences that cargo-deny's configuration allows.
@@ -167,11 +209,27 @@ mod tests {
             version: "1.0.0".to_owned(),
             license: Some(license.to_owned()),
             source: Some(source.to_owned()),
+            rust: None,
         }
     }
 
     fn finding(license: &str) -> Option<String> {
         package(license, CRATES_IO).finding(&BTreeSet::from(["MIT".to_owned(), "Zlib".to_owned()]))
+    }
+
+    #[test]
+    fn a_package_that_wants_a_newer_rust_than_promised_is_found() {
+        let wants = |rust: &str| {
+            let mut package = package("MIT", CRATES_IO);
+            package.rust = Some(rust.to_owned());
+            package.too_new("1.90")
+        };
+        assert_eq!(wants("1.90.0"), None);
+        assert_eq!(wants("1.9"), None);
+        assert_eq!(
+            wants("1.91"),
+            Some("a 1.0.0 wants Rust 1.91, but Cargo.toml promises 1.90 will do".to_owned())
+        );
     }
 
     #[test]

@@ -12,12 +12,16 @@
 //! - `dist`: images, bill of materials and checksums, and the way to a registry
 //! - `simulate`: a fleet of gates in virtual time, as tables and plots
 //! - `test`: every check that CI runs
+//! - `hooks`: the quick checks before each commit
+//! - `automation`: workflows, hooks and recipes are held to what there is
 //! - `tidy`: house rules over the repository's files; `deny`: what dependencies may be
 //! - `reference`: the configuration's JSON Schema and reference, made from its keys
 //! - `rehearse`: an outage in quick time, for the dashboard's picture
 //! - `manifests`: what users copy is held to the code
 //! - `paths`: where things are; `process`: running commands; `say`: telling what goes on
 
+#[cfg(test)]
+mod automation;
 mod bench;
 mod build;
 mod chaos;
@@ -27,6 +31,7 @@ mod deny;
 mod dist;
 mod explain;
 mod fuzz;
+mod hooks;
 mod interface;
 #[cfg(test)]
 mod manifests;
@@ -74,6 +79,8 @@ enum Command {
     Planted(planted::Args),
     /// Pack the module for users: OCI images, bill of materials, checksums; push it to a registry
     Dist(dist::Args),
+    /// Run the quick checks before each commit of this clone
+    Hooks(hooks::Args),
     /// Write envoy/quota-gate.schema.json and docs/reference.md
     Reference(reference::Args),
     /// Live through an outage, and draw the dashboard from what Prometheus saw
@@ -109,6 +116,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Fuzz(args) => return fuzz::run(&args),
         Command::Planted(args) => return planted::run(&args),
         Command::Dist(args) => dist::run(&args)?,
+        Command::Hooks(args) => hooks::run(&args)?,
         Command::Reference(args) => reference::run(&args)?,
         Command::Rehearse(args) => rehearse::run(&args)?,
         Command::Setup(args) => setup::run(&args)?,

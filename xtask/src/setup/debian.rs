@@ -38,15 +38,13 @@ pub(super) fn install(what: &str, packages: &[&str]) -> Result<()> {
     if paths::program("apt-get").is_none() {
         bail!("this is neither Debian nor Ubuntu (no apt-get)");
     }
-    if capture(Command::new("id").arg("-u"))?.trim() != "0" {
-        bail!("apt-get needs root");
-    }
+    let as_root = as_root()?;
     let how = format!("apt-get install {} (a minute at most)", packages.join(" "));
     let step = Step::spinner(what, &how);
     let _no_services = NoServices::declare();
-    let mut update = Command::new("apt-get");
+    let mut update = as_root.command("apt-get");
     update.args(["update", "-q"]);
-    let mut install = Command::new("apt-get");
+    let mut install = as_root.command("apt-get");
     install
         .args(["install", "-q", "-y", "--no-install-recommends"])
         .args(packages)
@@ -62,6 +60,37 @@ pub(super) fn install(what: &str, packages: &[&str]) -> Result<()> {
             step.give_up();
             news(what, "apt-get can't install it here");
             Err(error)
+        }
+    }
+}
+
+/// How to do what only root may.
+enum AsRoot {
+    Already,
+    Sudo,
+}
+
+/// A developer is told what to run; a machine of a CI that has sudo without a password uses it.
+fn as_root() -> Result<AsRoot> {
+    if capture(Command::new("id").arg("-u"))?.trim() == "0" {
+        return Ok(AsRoot::Already);
+    }
+    let in_ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+    if in_ci && capture(Command::new("sudo").args(["-n", "true"])).is_ok() {
+        return Ok(AsRoot::Sudo);
+    }
+    bail!("apt-get needs root");
+}
+
+impl AsRoot {
+    fn command(&self, program: &str) -> Command {
+        match self {
+            Self::Already => Command::new(program),
+            Self::Sudo => {
+                let mut sudo = Command::new("sudo");
+                sudo.args(["-n", "--preserve-env=DEBIAN_FRONTEND", program]);
+                sudo
+            }
         }
     }
 }
