@@ -69,7 +69,7 @@ pub fn cost(policy: &Policy, request: &dyn Request) -> Option<u64> {
 /// nobody to check.
 #[must_use]
 pub fn is_preflight(request: &dyn Request) -> bool {
-    request.value(":method").as_deref() == Some(b"OPTIONS")
+    request.says(":method", "OPTIONS")
         && request.value("origin").is_some()
         && request.value("access-control-request-method").is_some()
 }

@@ -33,7 +33,7 @@ use crate::config::settle::SettleMode;
 use crate::config::{
     Backend, Choice, Config, EmergencyMode, Enforcement, FailureMode, OnMissing, Policy,
 };
-use crate::decision::{AllowReason, Decision, DenyReason, Outcome};
+use crate::decision::{AllowReason, CheckError, Decision, DenyReason, Outcome};
 use crate::denial::{self, Denial, Facts};
 use crate::descriptor::{self, Descriptor};
 use crate::metrics::{Metric, Metrics};
@@ -47,7 +47,7 @@ use crate::wire::{self, Wire};
 use bounds::Bounds;
 use breaker::Breaker;
 use cache::Cache;
-use check::{chosen_failure_mode, labels, own_deadline};
+use check::{SHORTEST_CALL, chosen_failure_mode, own_deadline};
 use lease::{Leases, Spend};
 use local_limit::LocalLimits;
 use pending::{Pending, Waiter};
@@ -202,8 +202,8 @@ pub struct Gate {
     pending: Pending,
     settlements: Settlements,
     metrics: Metrics,
-    /// The access log's texts that hold nothing of the single request, by policy and outcome.
-    log_states: Vec<Option<Rc<str>>>,
+    /// The access log's texts that hold nothing of the single request, by policy, outcome and cause.
+    log_states: SortedMap<(usize, Option<CheckError>), Rc<str>>,
     report: Report,
     watched: Watched,
     /// Calls in flight, as the gauge has them.
@@ -247,7 +247,7 @@ impl Gate {
                 seed,
             ),
             metrics: Metrics::new(config.policies.len()),
-            log_states: Vec::new(),
+            log_states: SortedMap::new(),
             report: Report::new(config.backends.len()),
             watched: Watched::default(),
             pending_told: vec![0; config.backends.len()],
@@ -521,7 +521,8 @@ impl Gate {
         let need = match known {
             Ok(decision) => {
                 if let Some(units) = renewal {
-                    self.renew(turn, &ask, units, &labels(request));
+                    let labels = self.labels(ask.policy.backend, request);
+                    self.renew(turn, &ask, units, &labels);
                 }
                 return Flow::Release(self.release_now(stream, ask, decision));
             }
@@ -529,8 +530,13 @@ impl Gate {
         };
         let wait =
             own_deadline(request).map_or(ask.policy.timeout, |own| own.min(ask.policy.timeout));
+        // Looked at here already, before what a call needs is fetched from the host.
+        if wait >= SHORTEST_CALL && self.is_cut_off(ask.policy.backend, turn.wall) {
+            let decision = self.failed(turn, &ask, CheckError::BreakerOpen);
+            return Flow::Release(self.release_now(stream, ask, decision));
+        }
         let waiter = Waiter {
-            labels: labels(request),
+            labels: self.labels(ask.policy.backend, request),
             since: turn.now,
             deadline: turn.now.after(wait),
             gone: false,

@@ -54,6 +54,19 @@ pub struct Shape {
     pub body: List<Piece>,
 }
 
+impl Shape {
+    /// Whether a slot has a place anywhere in it.
+    #[must_use]
+    pub fn holds(&self, slot: &Slot) -> bool {
+        let headers = self.headers.iter().map(|header| &header.value);
+        [&self.path, &self.body]
+            .into_iter()
+            .chain(headers)
+            .flat_map(|pieces| pieces.iter())
+            .any(|piece| matches!(piece, Piece::Slot(own) if own == slot))
+    }
+}
+
 /// A header with slots; it is left out where one of them has nothing to say.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct HeaderShape {

@@ -4,18 +4,20 @@
 pub(crate) const EMPTY: &[u8] = &[0, 0, 0, 0];
 
 /// Serializes headers for the host.
-pub(crate) fn serialize<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])> + Clone) -> Vec<u8> {
-    let size: usize = headers
-        .clone()
+pub(crate) fn serialize<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Vec<u8> {
+    let mut list = Vec::with_capacity(TYPICAL_HEADERS);
+    list.extend(headers);
+    let size = list
+        .iter()
         .map(|(name, value)| name.len().saturating_add(value.len()).saturating_add(10))
         .fold(4, usize::saturating_add);
     let mut bytes = Vec::with_capacity(size);
-    bytes.extend_from_slice(&length(headers.clone().count()));
-    for (name, value) in headers.clone() {
+    bytes.extend_from_slice(&length(list.len()));
+    for (name, value) in &list {
         bytes.extend_from_slice(&length(name.len()));
         bytes.extend_from_slice(&length(value.len()));
     }
-    for (name, value) in headers {
+    for (name, value) in list {
         bytes.extend_from_slice(name.as_bytes());
         bytes.push(0);
         bytes.extend_from_slice(value);
@@ -26,39 +28,94 @@ pub(crate) fn serialize<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])> +
 
 /// Reads what the host serialized; stops at the first thing that does not fit.
 pub(crate) fn parse(bytes: &[u8]) -> Vec<(&[u8], &[u8])> {
-    iter(bytes).collect()
+    let (sizes, mut rest) = split(bytes);
+    let mut headers = Vec::with_capacity(sizes.len());
+    for size in sizes {
+        let Some((name, value, behind)) = take(*size, rest) else {
+            break;
+        };
+        headers.push((name, value));
+        rest = behind;
+    }
+    headers
 }
 
-/// The same, one after another.
-pub(crate) fn iter(bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    let (count, sizes) = take_length(bytes).unwrap_or_default();
-    let data = count.checked_mul(8).and_then(|size| sizes.get(size..));
-    let mut rest = (sizes, data.unwrap_or_default());
-    // The sizes end where the data begins, which `count` alone says.
-    let count = if data.is_some() { count } else { 0 };
-    (0..count).map_while(move |_| {
-        let (name_size, sizes) = take_length(rest.0)?;
-        let (value_size, sizes) = take_length(sizes)?;
-        let (name, data) = take_text(rest.1, name_size)?;
-        let (value, data) = take_text(data, value_size)?;
-        rest = (sizes, data);
-        Some((name, value))
-    })
+/// What a map holds under a name.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Found<'a> {
+    /// Nothing.
+    Missing,
+    /// One value.
+    One(&'a [u8]),
+    /// Several.
+    Repeated,
+}
+
+/// Looks a header up where it lies: most names differ in length already, so most are passed over
+/// without a look at them.
+pub(crate) fn find<'a>(bytes: &'a [u8], wanted: &[u8]) -> Found<'a> {
+    let (sizes, mut rest) = split(bytes);
+    let mut found = Found::Missing;
+    for size in sizes {
+        let [name_size, value_size] = lengths(*size);
+        if name_size == wanted.len() && rest.starts_with(wanted) {
+            let Some((_, value, _)) = take(*size, rest) else {
+                break;
+            };
+            if found != Found::Missing {
+                return Found::Repeated;
+            }
+            found = Found::One(value);
+        }
+        // A name and a value, each with a NUL behind it.
+        let whole = name_size.saturating_add(value_size).saturating_add(2);
+        let Some(behind) = rest.get(whole..) else {
+            break;
+        };
+        rest = behind;
+    }
+    found
+}
+
+/// The sizes of a map, each a name's and a value's, and the bytes behind them.
+fn split(bytes: &[u8]) -> (&[[u8; 8]], &[u8]) {
+    let Some((count, rest)) = bytes.split_first_chunk::<4>() else {
+        return (&[], &[]);
+    };
+    let told = usize::try_from(u32::from_le_bytes(*count))
+        .ok()
+        .and_then(|count| count.checked_mul(8));
+    let Some((sizes, data)) = told.and_then(|size| rest.split_at_checked(size)) else {
+        return (&[], &[]);
+    };
+    (sizes.as_chunks().0, data)
+}
+
+/// A name, a value, and what lies behind them.
+fn take(size: [u8; 8], bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let [name_size, value_size] = lengths(size);
+    let (name, rest) = bytes.split_at_checked(name_size)?;
+    let (value, rest) = rest.get(1..)?.split_at_checked(value_size)?;
+    Some((name, value, rest.get(1..)?))
+}
+
+#[inline(always)]
+fn lengths(size: [u8; 8]) -> [usize; 2] {
+    let [a, b, c, d, e, f, g, h] = size;
+    let name = u32::from_le_bytes([a, b, c, d]);
+    let value = u32::from_le_bytes([e, f, g, h]);
+    [
+        usize::try_from(name).unwrap_or(usize::MAX),
+        usize::try_from(value).unwrap_or(usize::MAX),
+    ]
 }
 
 fn length(size: usize) -> [u8; 4] {
     u32::try_from(size).unwrap_or(u32::MAX).to_le_bytes()
 }
 
-fn take_length(bytes: &[u8]) -> Option<(usize, &[u8])> {
-    let (length, rest) = bytes.split_first_chunk::<4>()?;
-    Some((usize::try_from(u32::from_le_bytes(*length)).ok()?, rest))
-}
-
-fn take_text(bytes: &[u8], size: usize) -> Option<(&[u8], &[u8])> {
-    let (text, rest) = bytes.split_at_checked(size)?;
-    Some((text, rest.get(1..)?))
-}
+/// A check has no more headers than this; others cost a second allocation.
+const TYPICAL_HEADERS: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -82,12 +139,33 @@ mod tests {
     }
 
     #[test]
+    fn finds_a_header_that_is_there_once() {
+        let headers: [(&str, &[u8]); 5] = [
+            ("k", b"1"),
+            ("xx", b""),
+            ("l", b"2"),
+            ("k", b"3"),
+            ("kk", b"4"),
+        ];
+        let bytes = serialize(headers.into_iter());
+
+        assert_eq!(find(&bytes, b"l"), Found::One(b"2"));
+        assert_eq!(find(&bytes, b"xx"), Found::One(b""));
+        assert_eq!(find(&bytes, b"k"), Found::Repeated);
+        assert_eq!(find(&bytes, b"m"), Found::Missing);
+        assert_eq!(find(&bytes, b""), Found::Missing);
+        assert_eq!(find(EMPTY, b"k"), Found::Missing);
+    }
+
+    #[test]
     fn survives_a_map_cut_short_anywhere() {
         let bytes = serialize([("name", &b"value"[..]), ("k", b"v")].into_iter());
 
         for size in 0..bytes.len() {
             assert!(parse(&bytes[..size]).len() < 2);
+            assert_ne!(find(&bytes[..size], b"k"), Found::One(b"v"));
         }
         assert!(parse(&[0xFF; 16]).is_empty());
+        assert_eq!(find(&[0xFF; 16], &[0xFF]), Found::Missing);
     }
 }

@@ -47,6 +47,11 @@ pub trait Request {
         self.property(&["xds", "route_name"])
     }
 
+    /// Whether the header is there once, with just this value, which is not empty.
+    fn says(&self, name: &str, value: &str) -> bool {
+        self.value(name).as_deref() == Some(value.as_bytes())
+    }
+
     /// The header's value where it is there once and not empty.
     fn value(&self, name: &str) -> Option<Vec<u8>> {
         self.header(name).value()
@@ -122,6 +127,8 @@ mod tests {
 
         assert_eq!(request.header("k"), Header::Repeated);
         assert_eq!(request.value("k"), None);
+        assert!(!request.says("k", "1"));
+        assert!(request.says(":method", "GET"));
     }
 
     #[test]

@@ -20,6 +20,9 @@ pub fn sanitise(value: &[u8], max: usize) -> Vec<u8> {
 
 /// Appends `value` with every byte outside RFC 3986's unreserved set as `%XX`.
 pub fn push_percent(out: &mut Vec<u8>, value: &[u8]) {
+    if value.iter().all(|byte| is_unreserved(*byte)) {
+        return out.extend_from_slice(value);
+    }
     for byte in value {
         if is_unreserved(*byte) {
             out.push(*byte);

@@ -18,7 +18,7 @@ use std::time::Duration;
 use crate::config::{Backend, QuotaTerms, Statuses};
 use crate::decision::{CheckError, Limits};
 use crate::descriptor::Entries;
-use crate::language::{Language, Piece, Shape, Text};
+use crate::language::{Language, Piece, Shape, Slot, Text};
 use crate::text;
 use crate::time::Wall;
 
@@ -152,6 +152,8 @@ pub struct Wire {
     has_fixed_path: bool,
     peek: Option<Rc<[Field]>>,
     report: Rc<[Field]>,
+    tells_route: bool,
+    tells_request_id: bool,
 }
 
 impl Wire {
@@ -169,7 +171,14 @@ impl Wire {
         let told = report.map_or_else(Vec::new, |report| {
             fixed_headers(&report.request, backend.report_path.as_deref(), backend)
         });
+        let tells = |slot: &Slot| {
+            let reports = report.map(|report| &report.request);
+            let mut shapes = [Some(&language.request), reports].into_iter().flatten();
+            shapes.any(|shape| shape.holds(slot))
+        };
         Self {
+            tells_route: tells(&Slot::Route),
+            tells_request_id: tells(&Slot::RequestId),
             has_fixed_path: fixed.iter().any(|(name, _)| name == ":path"),
             namespace: backend.namespace.clone(),
             statuses: backend.statuses.clone(),
@@ -178,6 +187,18 @@ impl Wire {
             report: told.into(),
             language,
         }
+    }
+
+    /// Whether the backend is told the route's name.
+    #[must_use]
+    pub const fn tells_route(&self) -> bool {
+        self.tells_route
+    }
+
+    /// Whether the backend is told the request's id.
+    #[must_use]
+    pub const fn tells_request_id(&self) -> bool {
+        self.tells_request_id
     }
 
     /// Whether a check that counts nothing can be asked for more than nothing.

@@ -146,6 +146,19 @@ impl Gate {
         Ok(id)
     }
 
+    /// What the backend is told about the request, as far as its language has a place for it.
+    pub(super) fn labels(&self, backend: usize, request: &dyn Request) -> Labels {
+        let wire = self.wires.get(backend);
+        Labels {
+            route: wire
+                .filter(|wire| wire.tells_route())
+                .and_then(|_| request.route_name()),
+            request_id: wire
+                .filter(|wire| wire.tells_request_id())
+                .and_then(|_| request.value("x-request-id")),
+        }
+    }
+
     /// Whether the breaker lets nothing through now.
     pub(super) fn is_cut_off(&self, backend: usize, wall: Wall) -> bool {
         self.breakers
@@ -175,14 +188,6 @@ struct Order {
     at_least: Option<u64>,
     joinable: bool,
     timeout: Duration,
-}
-
-/// What the backend is told about the request.
-pub(super) fn labels(request: &dyn Request) -> Labels {
-    Labels {
-        route: request.route_name(),
-        request_id: request.value("x-request-id"),
-    }
 }
 
 /// The time that the client itself has set for its request: `grpc-timeout`, or what a trusted
@@ -216,7 +221,7 @@ pub(super) fn chosen_failure_mode(policy: &Policy, request: &dyn Request) -> Fai
 
 /// Whether Envoy says that the request comes from inside: it removes the header from others.
 fn is_internal(request: &dyn Request) -> bool {
-    request.value("x-envoy-internal").as_deref() == Some(b"true")
+    request.says("x-envoy-internal", "true")
 }
 
 /// `grpc-timeout`: at most 8 digits and a unit (gRPC over HTTP/2, "Timeout").
@@ -242,7 +247,7 @@ fn number(digits: &[u8]) -> Option<u64> {
 }
 
 /// The host counts a callout's timeout in whole milliseconds, and takes 0 for none at all.
-const SHORTEST_CALL: Duration = Duration::from_millis(1);
+pub(super) const SHORTEST_CALL: Duration = Duration::from_millis(1);
 
 /// As the gRPC protocol says.
 const GRPC_TIMEOUT_DIGITS: usize = 8;

@@ -9,6 +9,7 @@ use crate::config::{Emergency, EmergencyMode, Enforcement, FailureMode, Policy, 
 use crate::decision::{AllowReason, CheckError, Decision, DenyReason, Limits, Outcome};
 use crate::fields;
 use crate::metrics::{self, Metric};
+use crate::text;
 use crate::time::{Instant, Wall, millis};
 
 impl Gate {
@@ -133,12 +134,7 @@ impl Gate {
             decision.shadowed = Some(reason);
         }
         self.count(policy.map(|policy| policy.index), decision.outcome);
-        let plain = waited.is_none() && decision.cause.is_none() && decision.shadowed.is_none();
-        let log_state = if plain {
-            self.plain_log_state(policy, &decision)
-        } else {
-            self.log_state(policy, &decision, waited).into()
-        };
+        let log_state = self.log_state(policy, &decision, waited);
         Release {
             decision,
             policy: policy.cloned(),
@@ -151,19 +147,39 @@ impl Gate {
         self.release(None, Decision::allow(AllowReason::Bypassed), None)
     }
 
-    /// The access log's text of a decision that is the same for every request: made once.
-    fn plain_log_state(&mut self, policy: Option<&Rc<Policy>>, decision: &Decision) -> Rc<str> {
+    /// The access log's text: `deny reason=quota_unavailable cause=timeout policy=gold backend=quota
+    /// ms=80`. All of it but the time is the same for many requests, and made once.
+    fn log_state(
+        &mut self,
+        policy: Option<&Rc<Policy>>,
+        decision: &Decision,
+        waited: Option<Duration>,
+    ) -> Rc<str> {
+        let any = matches!(decision.cause, Some(CheckError::Status(_)));
+        let text = if any || decision.shadowed.is_some() {
+            self.worded(policy, decision).into()
+        } else {
+            self.common_log_state(policy, decision)
+        };
+        let Some(waited) = waited else {
+            return text;
+        };
+        let mut bytes = Vec::with_capacity(MS_BYTES);
+        bytes.extend_from_slice(b" ms=");
+        text::push_decimal(&mut bytes, millis(waited));
+        [&*text, std::str::from_utf8(&bytes).unwrap_or_default()]
+            .concat()
+            .into()
+    }
+
+    fn common_log_state(&mut self, policy: Option<&Rc<Policy>>, decision: &Decision) -> Rc<str> {
         let place = metrics::place(policy.map(|policy| policy.index), decision.outcome);
-        if let Some(Some(known)) = self.log_states.get(place) {
+        let key = (place, decision.cause);
+        if let Some(known) = self.log_states.get(&key) {
             return Rc::clone(known);
         }
-        let text: Rc<str> = self.log_state(policy, decision, None).into();
-        if self.log_states.len() <= place {
-            self.log_states.resize(place.saturating_add(1), None);
-        }
-        if let Some(slot) = self.log_states.get_mut(place) {
-            *slot = Some(Rc::clone(&text));
-        }
+        let text: Rc<str> = self.worded(policy, decision).into();
+        self.log_states.insert(key, Rc::clone(&text));
         text
     }
 
@@ -171,13 +187,7 @@ impl Gate {
         self.metrics.add(Metric::Requests(policy, outcome), 1);
     }
 
-    /// `deny reason=quota_unavailable cause=timeout policy=gold backend=quota ms=80`
-    fn log_state(
-        &self,
-        policy: Option<&Rc<Policy>>,
-        decision: &Decision,
-        waited: Option<Duration>,
-    ) -> String {
+    fn worded(&self, policy: Option<&Rc<Policy>>, decision: &Decision) -> String {
         let mut text = String::with_capacity(96);
         text.push_str(decision.outcome.word());
         let mut add = |label: &str, value: &str| {
@@ -201,9 +211,6 @@ impl Gate {
                 add("backend", &backend.name);
             }
         }
-        if let Some(waited) = waited {
-            add("ms", &millis(waited).to_string());
-        }
         text
     }
 
@@ -217,3 +224,6 @@ impl Gate {
         }
     }
 }
+
+/// The label and any number of milliseconds.
+const MS_BYTES: usize = 24;

@@ -17,7 +17,7 @@ impl Gate {
         };
         let path = request.value(":path").unwrap_or_default();
         let bare = path.split(|byte| *byte == b'?').next();
-        bare == Some(wanted.as_bytes()) && request.value(":method").as_deref() == Some(b"GET")
+        bare == Some(wanted.as_bytes()) && request.says(":method", "GET")
     }
 
     /// The gate's answer: how it is.

@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 
 use super::abi::{self, Map};
-use crate::pairs;
+use crate::pairs::{self, Found};
 use crate::request::{Header, Request};
 use crate::response::Response;
 use crate::shared::{Shared, Version};
@@ -20,6 +20,11 @@ pub(super) struct HostRequest {
 impl Request for HostRequest {
     fn header(&self, name: &str) -> Header {
         only(&self.headers, Map::Request, name)
+    }
+
+    fn says(&self, name: &str, value: &str) -> bool {
+        let headers = fetched(&self.headers, Map::Request);
+        pairs::find(headers, name.as_bytes()) == Found::One(value.as_bytes())
     }
 
     fn property(&self, path: &[&str]) -> Option<Vec<u8>> {
@@ -57,14 +62,16 @@ impl Response for HostResponse {
 }
 
 /// The header of a map that is fetched when it is first looked at.
-fn only(fetched: &OnceCell<Vec<u8>>, map: Map, name: &str) -> Header {
-    let headers = fetched.get_or_init(|| abi::header_pairs(map).unwrap_or_default());
-    let mut found = pairs::iter(headers).filter(|(own, _)| *own == name.as_bytes());
-    match (found.next(), found.next()) {
-        (None, _) => Header::Missing,
-        (Some((_, value)), None) => Header::One(value.to_vec()),
-        (Some(_), Some(_)) => Header::Repeated,
+fn only(headers: &OnceCell<Vec<u8>>, map: Map, name: &str) -> Header {
+    match pairs::find(fetched(headers, map), name.as_bytes()) {
+        Found::Missing => Header::Missing,
+        Found::One(value) => Header::One(value.to_vec()),
+        Found::Repeated => Header::Repeated,
     }
+}
+
+fn fetched(headers: &OnceCell<Vec<u8>>, map: Map) -> &[u8] {
+    headers.get_or_init(|| abi::header_pairs(map).unwrap_or_default())
 }
 
 /// The data that the workers share.

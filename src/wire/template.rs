@@ -29,7 +29,10 @@ pub(super) fn render(
     check: &Check<'_>,
     namespace: &str,
 ) -> Option<Vec<u8>> {
-    let mut out = Vec::new();
+    if pieces.is_empty() {
+        return Some(Vec::new());
+    }
+    let mut out = Vec::with_capacity(TYPICAL_BYTES);
     for piece in pieces {
         match piece {
             Piece::IfFree(raw) if check.cost == 0 => out.extend_from_slice(raw.as_bytes()),
@@ -169,3 +172,6 @@ fn push_pairs(out: &mut Vec<u8>, check: &Check<'_>) {
         out.extend_from_slice(b"\"}");
     }
 }
+
+/// A descriptor of a few entries, or a request's id.
+const TYPICAL_BYTES: usize = 64;
