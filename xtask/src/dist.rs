@@ -57,7 +57,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// # Errors
 /// It can't be built or packed, or is not what ships.
 pub(crate) fn pack(cargo: &WasmCargo) -> Result<()> {
-    build::build(cargo)?.check()?;
+    let module = build::build(cargo)?;
+    module.is_final()?;
+    module.check()?;
     let packing = Packing {
         program: program()?,
         rust: cargo.rust_version()?,
@@ -80,7 +82,7 @@ pub(crate) fn same_elsewhere(cargo: &WasmCargo) -> Result<()> {
     link_cargo_home(&home)?;
     let elsewhere = cargo.elsewhere(&root, &place.join("target"), &home);
     let module = root.join("quota_gate.wasm");
-    fs::write(&module, build::compile(&elsewhere)?)?;
+    fs::write(&module, build::compile(&elsewhere)?.0)?;
     let packing = Packing {
         program: program()?,
         rust: elsewhere.rust_version()?,

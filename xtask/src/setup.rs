@@ -5,6 +5,7 @@ mod envoy;
 mod runner;
 mod throttlecrab;
 mod wasm;
+mod wasm_opt;
 
 use std::path::PathBuf;
 
@@ -17,6 +18,7 @@ pub(crate) use envoy::{
 pub(crate) use runner::wasm_test_runner;
 pub(crate) use throttlecrab::throttlecrab;
 pub(crate) use wasm::{WasmCargo, wasm};
+pub(crate) use wasm_opt::{WasmOpt, may_be_missing, wasm_opt};
 
 use crate::say;
 
@@ -37,6 +39,9 @@ pub(crate) struct Args {
 /// A part can't be had on this machine; the error says what to do.
 pub(crate) fn run(args: &Args) -> Result<()> {
     wasm()?;
+    if let Err(error) = wasm_opt() {
+        say::news("wasm-opt", &format!("not there: {error:#}"));
+    }
     if args.servers {
         for (_, path) in prometheus()? {
             say::news("prometheus", &format!("at {}", path.display()));

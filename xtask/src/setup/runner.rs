@@ -16,7 +16,7 @@ use crate::say::Step;
 /// # Errors
 /// Node is missing, Cargo.lock has no wasm-bindgen, or the runner can't be compiled.
 pub(crate) fn wasm_test_runner() -> Result<PathBuf> {
-    node()?;
+    node("the tests in wasm run")?;
     let lock = fs::read_to_string(paths::root().join("Cargo.lock"))?;
     let version = locked(&lock, "wasm-bindgen").context("Cargo.lock has no wasm-bindgen")?;
     let on_path = paths::program(RUNNER).filter(|runner| {
@@ -34,11 +34,15 @@ pub(crate) fn wasm_test_runner() -> Result<PathBuf> {
     Ok(runner)
 }
 
-fn node() -> Result<()> {
+/// Returns Node's path; `what` runs in it.
+///
+/// # Errors
+/// It is missing, or too old.
+pub(super) fn node(what: &str) -> Result<PathBuf> {
     let Some(node) = paths::program("node") else {
-        bail!("the tests in wasm run in Node, and there is no `node` on PATH. {NODE_REMEDY}");
+        bail!("{what} in Node, and there is no `node` on PATH. {NODE_REMEDY}");
     };
-    let says = capture(Command::new(node).arg("--version"))?;
+    let says = capture(Command::new(&node).arg("--version"))?;
     let major = says
         .trim()
         .trim_start_matches('v')
@@ -47,11 +51,11 @@ fn node() -> Result<()> {
         .unwrap_or_default();
     if !major.parse().is_ok_and(|major: u32| major >= NODE_MIN) {
         bail!(
-            "the tests in wasm run in Node, and this one is {}. {NODE_REMEDY}",
+            "{what} in Node, and this one is {}. {NODE_REMEDY}",
             says.trim()
         );
     }
-    Ok(())
+    Ok(node)
 }
 
 fn install(version: &str, dir: &PathBuf) -> Result<()> {
