@@ -202,7 +202,7 @@ pub struct Gate {
     pending: Pending,
     settlements: Settlements,
     metrics: Metrics,
-    /// The access log's texts that hold nothing of the single request, by policy, outcome and cause.
+    /// The access log's texts without what is the single request's, by policy, outcome and cause.
     log_states: SortedMap<(usize, Option<CheckError>), Rc<str>>,
     report: Report,
     watched: Watched,

@@ -147,8 +147,8 @@ impl Gate {
         self.release(None, Decision::allow(AllowReason::Bypassed), None)
     }
 
-    /// The access log's text: `deny reason=quota_unavailable cause=timeout policy=gold backend=quota
-    /// ms=80`. All of it but the time is the same for many requests, and made once.
+    /// `deny reason=quota_unavailable cause=timeout policy=gold backend=quota ms=80`: the access
+    /// log's text. All of it but the time is the same for many requests, and made once.
     fn log_state(
         &mut self,
         policy: Option<&Rc<Policy>>,
