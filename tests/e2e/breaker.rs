@@ -33,17 +33,23 @@ fn statuses(rig: &Rig, count: usize) -> Vec<u16> {
     responses.iter().map(|response| response.status).collect()
 }
 
-fn fail_until_open(rig: &Rig, backend: &str) {
-    rig.backend_named(backend).fail(Fault::Status(500));
-    for _ in 0..3 {
+/// As many failures as it takes, and not one less; then no worker calls the backend.
+fn fail_until_open(rig: &Rig, backend: &str, threshold: usize) {
+    let backend = rig.backend_named(backend);
+    backend.fail(Fault::Status(500));
+    drop(backend.take());
+    for _ in 1..threshold {
         statuses(rig, 1);
     }
+    backend.expect_checks(threshold - 1);
+    gauge(rig, "quota", 0);
+    statuses(rig, 1);
     gauge(rig, "quota", 2);
     // The other worker learns of it with its next tick.
     eventually("no worker calls the backend", || {
-        drop(rig.backend_named(backend).take());
+        drop(backend.take());
         statuses(rig, 8);
-        rig.backend_named(backend).take().is_empty().then_some(())
+        backend.take().is_empty().then_some(())
     });
 }
 
@@ -55,38 +61,50 @@ fn logged(rig: &Rig, change: &str) -> usize {
 
 #[test]
 fn it_opens_tries_opens_again_tries_again_and_closes() {
+    goes_round(&json!({"half_open_calls": 2}));
+}
+
+#[test]
+fn with_other_thresholds_it_goes_round_by_those() {
+    goes_round(&json!({"consecutive_failures": 5, "half_open_calls": 1}));
+}
+
+/// All the way round, with two workers, by the thresholds of the configuration under test.
+fn goes_round(breaker: &Value) {
     let fields = json!({"failure_mode": "fail_open", "timeout": "1500ms"});
-    let config = with_breaker(&fields, &json!({"half_open_calls": 2}));
+    let config = with_breaker(&fields, breaker);
+    let settings = config["backends"]["quota"]["breaker"].clone();
+    let setting = |name: &str| usize::try_from(settings[name].as_u64()?).ok();
+    let threshold = setting("consecutive_failures").expect("a number");
+    let trials = setting("half_open_calls").expect("a number");
     let rig = start(Rig::builder().concurrency(2).plugin(config));
     assert_eq!(statuses(&rig, 2), [200, 200]);
     gauge(&rig, "quota", 0);
     rig.backend().expect_checks(2);
 
-    fail_until_open(&rig, "quota-backend");
-    assert_eq!(logged(&rig, "closed -> open: 3 failures in a row"), 1);
+    fail_until_open(&rig, "quota-backend", threshold);
+    let opened = format!("closed -> open: {threshold} failures in a row");
+    assert_eq!(logged(&rig, &opened), 1);
     rig.envoy()
         .expect_metric("quota_gate_breaker_trips", &[], 1);
 
-    // Nobody asks, and still it is half-open when its time is over: two calls find nothing.
+    // Nobody asks, and still it is half-open when its time is over: the trial calls find nothing.
     rig.backend().fail(Fault::Hang);
     gauge(&rig, "quota", 1);
     assert_eq!(logged(&rig, "open -> half_open: the open time is over"), 1);
-    drop(rig.backend().take());
-    assert_eq!(statuses(&rig, 20), [200; 20]);
-    rig.backend().expect_checks(2);
+    expect_trials(&rig, trials);
     gauge(&rig, "quota", 2);
     assert_eq!(logged(&rig, "half_open -> open: a trial call failed"), 1);
     rig.envoy()
         .expect_metric("quota_gate_breaker_trips", &[], 2);
 
-    // The second time both calls are answered, slowly enough for twenty requests to come first.
+    // The second time they are answered, slowly enough for all requests to come first.
     rig.backend()
         .recover()
         .fail(Fault::Delay(Duration::from_millis(1000)));
     gauge(&rig, "quota", 1);
-    drop(rig.backend().take());
-    assert_eq!(statuses(&rig, 20), [200; 20]);
-    rig.backend().expect_checks(2);
+    assert_eq!(logged(&rig, "open -> half_open: the open time is over"), 2);
+    expect_trials(&rig, trials);
     gauge(&rig, "quota", 0);
     assert_eq!(
         logged(&rig, "half_open -> closed: the trial calls passed"),
@@ -101,6 +119,86 @@ fn it_opens_tries_opens_again_tries_again_and_closes() {
     });
     rig.envoy()
         .expect_metric("quota_gate_breaker_trips", &[], 2);
+}
+
+/// Of twenty requests at once, exactly so many reach the half-open backend; the others are decided
+/// without a call, and counted as what they are.
+fn expect_trials(rig: &Rig, trials: usize) {
+    let open = [("backend", "quota"), ("cause", "breaker_open")];
+    let refused = || rig.envoy().metric("quota_gate_failures", &open);
+    // What was refused before is flushed with a tick: two looks that agree.
+    let before = eventually("the counter rests", || {
+        let (first, again) = (refused(), {
+            drop(rig.envoy().counters());
+            refused()
+        });
+        ((first - again).abs() < 0.5).then_some(first)
+    });
+    drop(rig.backend().take());
+
+    assert_eq!(statuses(rig, 20), [200; 20]);
+
+    rig.backend().expect_checks(trials);
+    let wanted = before + 20.0 - trials as f64;
+    eventually("the others are counted as refused", || {
+        ((refused() - wanted).abs() < 0.5).then_some(())
+    });
+}
+
+#[test]
+fn a_share_of_failures_within_a_window_opens_it() {
+    let breaker = json!({
+        "consecutive_failures": 100, "failure_rate": 0.5, "min_calls": 10, "window": "60s",
+        "open_for": "60s", "open_for_max": "60s",
+    });
+    let rig = start(Rig::builder().plugin(with_breaker(&json!({}), &breaker)));
+    rig.backend().fail_for("tenant=bad", Fault::Status(500));
+    let ask = |tenant| {
+        rig.request("GET", "/")
+            .header("x-tenant-id", tenant)
+            .send()
+            .status
+    };
+    for _ in 0..4 {
+        assert_eq!([ask("bad"), ask("good")], [503, 200]);
+    }
+    assert_eq!(ask("bad"), 503);
+    // More than a half has failed, and yet it is too few to tell.
+    gauge(&rig, "quota", 0);
+    rig.backend().expect_checks(9);
+
+    assert_eq!(ask("bad"), 503);
+
+    gauge(&rig, "quota", 2);
+    assert_eq!(logged(&rig, "closed -> open: 60.0% of 10 calls failed"), 1);
+    assert_eq!(ask("good"), 503);
+    rig.backend().expect_checks(10);
+}
+
+/// What an open breaker decides takes no call and no time: the access log tells of no wait.
+#[test]
+fn with_the_breaker_open_nobody_waits() {
+    let breaker = json!({"consecutive_failures": 1, "open_for": "60s", "open_for_max": "60s"});
+    let fields = json!({"failure_mode": "fail_open", "timeout": "5s"});
+    let rig = start(Rig::builder().plugin(with_breaker(&fields, &breaker)));
+    rig.backend().fail(Fault::Status(500));
+    assert_eq!(statuses(&rig, 1), [200]);
+    gauge(&rig, "quota", 2);
+    rig.backend().fail(Fault::Hang);
+
+    let ask = || {
+        rig.request("GET", "/now")
+            .header("x-tenant-id", "acme")
+            .send()
+    };
+    ask().expect_status(200);
+
+    let entry = rig.logged("/now");
+    assert_eq!(
+        entry.state,
+        "allow reason=failed_open cause=breaker_open policy=gold backend=quota"
+    );
+    rig.backend().expect_checks(1);
 }
 
 #[test]

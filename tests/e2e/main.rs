@@ -13,6 +13,8 @@ mod emergency;
 mod failure_mode;
 mod hostile_bytes;
 mod leases;
+mod lessons;
+mod line_breaks;
 mod matrix;
 mod metrics;
 mod own_backend;

@@ -1,6 +1,7 @@
 //! House rules that a machine can check: small rules over the repository's own files.
 
 mod files;
+mod lessons;
 mod lines;
 mod links;
 mod map;
@@ -21,6 +22,7 @@ pub(crate) fn run() -> Result<()> {
     let mut findings: Vec<Finding> = sources.iter().flat_map(lines::findings).collect();
     findings.extend(map::findings(&sources));
     findings.extend(links::findings()?);
+    findings.extend(lessons::findings(&sources)?);
     for finding in &findings {
         println!("{finding}");
     }
