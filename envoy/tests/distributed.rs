@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use envoy_harness::eventually::eventually;
-use envoy_harness::{BACKEND, Cluster, Port, Program, Protocol, Redis, Response, Rig};
+use envoy_harness::{BACKEND, Cluster, Port, Program, Protocol, Redis, Request, Response, Rig};
 use serde_json::{Value, json};
 
 /// A quota backend, on a port that it gets again when it is started again.
@@ -410,6 +410,62 @@ fn a_redis_that_hangs_costs_the_backends_time_and_then_a_failure() {
             .contains(&world.redis.used())
             .then_some(())
     });
+}
+
+/// One backend in each of its languages, without Envoy.
+#[test]
+fn in_each_language_a_backend_counts_on_redis_and_says_when_it_has_lost_it() {
+    let redis = Redis::start().unwrap_or_else(|error| panic!("{error:#}"));
+    let backend = Backend {
+        port: Port::free().expect("a port"),
+        redis: redis.url(),
+        limit: 5,
+    };
+    let _program = backend.start();
+    let post = |path: &str| Request::new(backend.port.address(), "POST", path);
+    let json = |path: &str, body: &Value| {
+        let request = post(path).header("content-type", "application/json");
+        request.body(body.to_string()).send().status
+    };
+    let limitador = |path: &str, delta: u32| {
+        let values = json!({"tenant": "hot"});
+        let body = json!({"namespace": "quota-gate", "values": values, "delta": delta});
+        json(path, &body)
+    };
+    let ratelimit = |units: u32| {
+        let entries = json!([{"key": "tenant", "value": "hot"}]);
+        let descriptors = json!([{"entries": entries}]);
+        json(
+            "/json",
+            &json!({"domain": "quota-gate", "descriptors": descriptors,
+            "hitsAddend": units}),
+        )
+    };
+    let lease = |least: &str| {
+        let request = post("/check").header("x-quota-descriptor", "tenant=hot");
+        let request = request.header("x-quota-cost", "9");
+        request.header("x-quota-cost-min", least).send()
+    };
+
+    assert_eq!((limitador("/check_and_report", 2), redis.used()), (200, 2));
+    assert_eq!((ratelimit(1), redis.used()), (200, 3));
+    assert_eq!((ratelimit(3), redis.used()), (429, 3));
+    assert_eq!((limitador("/check", 2), limitador("/check", 3)), (200, 429));
+    lease("3").expect_status(429);
+    lease("1")
+        .expect_status(200)
+        .expect_header("x-quota-granted", "2");
+    assert_eq!((limitador("/report", 4), redis.used()), (200, 9));
+    lease("1").expect_status(429);
+
+    redis.program().kill();
+    assert_eq!(limitador("/check_and_report", 1), 500);
+    assert_eq!(
+        (limitador("/check", 1), limitador("/report", 1)),
+        (500, 500)
+    );
+    assert_eq!(ratelimit(1), 400);
+    lease("1").expect_status(500);
 }
 
 const CLIENTS: usize = 8;

@@ -143,6 +143,19 @@ fn nothing_is_found_in_the_shipped_manifests() {
 }
 
 #[test]
+fn nothing_is_found_in_the_configurations_that_tell_how_to_connect_a_backend() {
+    let page = std::fs::read_to_string(paths::root().join("docs/backends.md")).unwrap();
+    let blocks = page.split("```json\n").skip(1);
+    let blocks: Vec<&str> = blocks
+        .filter_map(|block| block.split("```").next())
+        .collect();
+    assert_eq!(blocks.len(), 8);
+    for block in blocks {
+        assert_eq!(printed(&of(block)), "", "{block}");
+    }
+}
+
+#[test]
 fn a_misspelt_key_reads_like_a_compilers_error() {
     let survey = of(concat!(
         "{\"backends\": {\"b\": {\"cluster\": \"c\"}},\n",
