@@ -134,6 +134,49 @@ fn two_envoys_never_pass_more_than_the_limit_that_they_share() {
 }
 
 #[test]
+fn a_limit_that_is_cut_lets_through_no_more_than_the_workers_hold() {
+    let lasting = |workers| {
+        let mut config = leased(100);
+        config["policies"]["gold"]["lease"]["ttl"] = json!("30s");
+        Rig::builder().concurrency(workers).plugin(config)
+    };
+    let first = start(lasting(2));
+    let shared = Cluster::new(BACKEND).endpoint(first.backend().address());
+    let second = start(lasting(2).cluster(shared));
+    load(&[&first, &second], 8, 3200);
+    let before = first.upstream().seen().len() + second.upstream().seen().len();
+
+    first.backend().limit("tenant=hot", 0, MINUTE);
+    let told = load(&[&first, &second], 8, 3200);
+
+    let passed = told.passed();
+    let seen = first.upstream().seen().len() + second.upstream().seen().len();
+    assert_eq!(seen - before, passed as usize);
+    // Two Envoys of two workers, 100 units each.
+    assert!(passed <= 400, "{passed} passed after the cut");
+    assert!(passed > 0, "nobody held anything");
+}
+
+#[test]
+fn what_a_key_holds_that_falls_silent_is_lost_and_no_more() {
+    let rig = rig(2, 100);
+    let before = now();
+    load(&[&rig], 4, 2000);
+    let lifetimes = before.elapsed().as_secs();
+
+    let lost = eventually("what was held has expired", || {
+        let lost = leases(&rig, "expired_units");
+        let held = leases(&rig, "granted_units") - leases(&rig, "spent_units");
+        (lost > 0 && lost == held).then_some(lost)
+    });
+
+    // Two workers, each time that a lease of 1 s could have ended, and at last.
+    let bound = 2 * 100 * (lifetimes + 1);
+    assert!(lost <= bound, "{lost} lost, {bound} at most");
+    assert_eq!(units(&rig), 2000 + lost);
+}
+
+#[test]
 fn a_limit_smaller_than_one_lease_is_given_out_to_the_last_unit() {
     let rig = rig(1, 500);
     rig.backend().limit("tenant=hot", 50, MINUTE);
