@@ -369,6 +369,9 @@ impl Gate {
             wall,
             shared,
         };
+        // An open breaker is over only once somebody has looked. The gauges are another root's.
+        self.handle_replaced();
+        self.tick_backends(&mut turn);
         self.tick_settlements(&mut turn);
     }
 
@@ -379,6 +382,8 @@ impl Gate {
 
     /// Hands over what has been counted since the last time: `(metric, change or value)`.
     pub fn flush_metrics(&mut self, each: impl FnMut(Metric, i64)) {
+        // A report that the host refuses ends after the tick that made it, maybe as the last one.
+        self.count_settlements();
         self.metrics.flush(each);
     }
 

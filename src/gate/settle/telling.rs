@@ -118,6 +118,10 @@ impl Gate {
     /// Drops what has not been told: there is nobody left to do it.
     pub fn handle_give_up(&mut self, wall: Wall) {
         let now = self.clock.read(wall);
+        // Of what is under way nobody will hear either.
+        for id in self.settlements.under_way_where(|_| true) {
+            self.end_report(now, id, Fate::Unknown, "ended");
+        }
         for batch in self.settlements.ledger.take_all() {
             self.drop_batch(&batch, "ended");
         }
@@ -338,7 +342,7 @@ impl Gate {
     }
 
     /// Brings the gauge of what waits up to date.
-    fn count_settlements(&mut self) {
+    pub(in super::super) fn count_settlements(&mut self) {
         let idle = self.settlements.told.iter().all(|told| *told == 0);
         if idle && self.settlements.is_empty() {
             return;
