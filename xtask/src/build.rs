@@ -82,7 +82,7 @@ pub(crate) fn compile(cargo: &WasmCargo) -> Result<(Vec<u8>, bool)> {
     match setup::wasm_opt() {
         Ok(wasm_opt) => Ok((optimise(&wasm_opt, &linked)?, true)),
         Err(error) if setup::may_be_missing() => {
-            let how = format!("left out; the module is larger and slower by tenths: {error:#}");
+            let how = format!("left out; the module is a tenth larger: {error:#}");
             say::news("wasm-opt", &how);
             Ok((fs::read(&linked)?, false))
         }

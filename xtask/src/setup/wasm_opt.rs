@@ -133,8 +133,8 @@ const VERSION: &str = "132.0.0";
 
 const SHA256: &str = "6543555fb29bb92548f325c7dc18e9ab7dbb1215edda25993d1e3f71d85b8618";
 
-/// What rustc may use of wasm, and for small code, which is quick as well: most of what a request
-/// costs is calls between small functions.
+/// What rustc may use of wasm, and for small code. It saves a third of the instructions too, most
+/// of them calls between small functions; Envoy's own CPU shows no difference beyond its noise.
 const OPTIONS: [&str; 5] = [
     "-Oz",
     "--enable-bulk-memory",
