@@ -55,6 +55,8 @@ impl Stage {
             .cluster(Cluster::new("second").endpoints_from(&endpoints[1]).http2())
             .route(Route::prefix("/meta").quota(json!({"policy": "open", "timeout": "30ms"})))
             .route(Route::prefix("/astray").quota(json!({"policy": "nobody"})))
+            // A worker that is not scheduled for long must not make the kernel drop connections.
+            .listener(&json!({"tcp_backlog_size": 4096}))
             .hcm(&json!({
                 "internal_address_config": outside,
                 "preserve_external_request_id": true,
