@@ -1,5 +1,6 @@
 //! The quota backend: counts, speaks three wires, misbehaves on request, and keeps a journal.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -11,13 +12,14 @@ use hyper::body::Incoming;
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Request, StatusCode, Version};
 
+use crate::accounts::Accounts;
 use crate::books::{Books, limit};
 use crate::eventually::now;
 use crate::fault::Fault;
 use crate::journal::Journal;
 use crate::response::{fields, readable, values};
 use crate::server::{Answer, Handler, Hangup, Line, Server, lock};
-use crate::wire::{Asked, NAMESPACE, QuotaHeaders, Wire, read, settle, text, wire_of};
+use crate::wire::{Asked, NAMESPACE, QuotaHeaders, Wire, read, reported, settle, text, wire_of};
 
 /// One check as the backend saw it.
 #[derive(Clone)]
@@ -87,6 +89,23 @@ impl fmt::Debug for Check {
             .field("fault", &self.fault)
             .finish_non_exhaustive()
     }
+}
+
+/// One report of use as the backend saw it.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// The language it was read in.
+    pub wire: Wire,
+    /// Whose use it is.
+    pub descriptor: Vec<(String, String)>,
+    /// Units used, below 0 for units to be taken back.
+    pub units: i64,
+    /// `x-quota-settlement-id`.
+    pub id: Option<String>,
+    /// `x-quota-unchecked`.
+    pub unchecked: Option<String>,
+    /// Whether an earlier report had the same id: it is not counted again.
+    pub again: bool,
 }
 
 /// A running quota backend; dropping it closes its port.
@@ -272,6 +291,20 @@ impl Backend {
         self
     }
 
+    /// Units charged so far by descriptor (`tenant=acme&plan=free`): grants and reports, what was
+    /// taken back taken off.
+    #[must_use]
+    pub fn charged(&self) -> BTreeMap<String, i64> {
+        self.desk.accounts.charged()
+    }
+
+    /// The reports of use that were answered so far, those that came again included. They are not
+    /// among the checks.
+    #[must_use]
+    pub fn told(&self) -> Vec<Told> {
+        self.desk.told.all()
+    }
+
     /// The checks so far.
     #[must_use]
     pub fn checks(&self) -> Vec<Check> {
@@ -309,6 +342,7 @@ struct Rule {
 
 #[derive(Default)]
 struct Desk {
+    accounts: Accounts,
     books: Books,
     /// Books on Redis, in place of those in memory.
     #[cfg(feature = "redis")]
@@ -318,6 +352,7 @@ struct Desk {
     journal: Journal<Check>,
     quota_headers: Mutex<QuotaHeaders>,
     rejected: Mutex<Vec<(String, u16)>>,
+    told: Journal<Told>,
 }
 
 impl Handler for Desk {
@@ -328,10 +363,12 @@ impl Handler for Desk {
         let asked = read(wire, &head, &body);
         let descriptor = asked.as_ref().map(|asked| asked.descriptor.as_slice());
         let fault = self.fault_for(descriptor.unwrap_or_default());
-        self.journal.push(Check {
-            fault: fault.clone(),
-            ..check(wire, &head, &body, asked.as_ref().ok())
-        });
+        if !asked.as_ref().is_ok_and(Asked::is_report) {
+            self.journal.push(Check {
+                fault: fault.clone(),
+                ..check(wire, &head, &body, asked.as_ref().ok())
+            });
+        }
         match fault {
             Some(fault) if fault.keeps_the_answer() => {
                 let answer = self.answer(wire, asked).await;
@@ -349,6 +386,9 @@ impl Desk {
             Ok(asked) => asked,
             Err(answer) => return *answer,
         };
+        if asked.is_report() {
+            return self.take_report(wire, &asked);
+        }
         let mut answer = match self.rejection(&asked.descriptor) {
             Some(status) => text(status, "the key is not valid here"),
             None => self.settle(wire, &asked).await,
@@ -366,7 +406,32 @@ impl Desk {
         if let Some(shared) = &self.shared {
             return crate::wire::settle_shared(wire, asked, shared, fields).await;
         }
-        settle(wire, asked, &self.books, fields)
+        let (answer, granted) = settle(wire, asked, &self.books, fields);
+        let granted = i64::try_from(granted).unwrap_or(i64::MAX);
+        self.accounts.charge(&asked.descriptor, granted);
+        answer
+    }
+
+    /// Counts what requests have used, unless it was told before.
+    fn take_report(&self, wire: Wire, asked: &Asked) -> Answer {
+        let again = asked
+            .id
+            .as_ref()
+            .is_some_and(|id| !self.accounts.is_new(id));
+        if !again {
+            self.books
+                .report(&asked.namespace, &asked.descriptor, asked.units);
+            self.accounts.charge(&asked.descriptor, asked.units);
+        }
+        self.told.push(Told {
+            wire,
+            descriptor: asked.descriptor.clone(),
+            units: asked.units,
+            id: asked.id.clone(),
+            unchecked: asked.unchecked.clone(),
+            again,
+        });
+        reported()
     }
 
     fn rejection(&self, descriptor: &[(String, String)]) -> Option<StatusCode> {

@@ -17,6 +17,9 @@ pub type Descriptor = Vec<(String, String)>;
 pub struct Books {
     limiter: RateLimiter,
     limits: Mutex<BTreeMap<String, Limit>>,
+    /// Units taken back, which limitador can't do: they pay for what is charged next. They outlive
+    /// the window that they were charged in.
+    credits: Mutex<BTreeMap<(String, Descriptor), u64>>,
 }
 
 /// One limit's state, as far as it concerns a descriptor.
@@ -58,6 +61,7 @@ impl Books {
         Self {
             limiter: RateLimiter::new(COUNTERS_MAX),
             limits: Mutex::default(),
+            credits: Mutex::default(),
         }
     }
 
@@ -81,6 +85,7 @@ impl Books {
     /// Drops all limits and all counts.
     pub(crate) fn clear(&self) {
         lock(&self.limits).clear();
+        lock(&self.credits).clear();
         self.limiter
             .configure_with([])
             .expect("limits in memory can be dropped");
@@ -97,10 +102,20 @@ impl Books {
         cost: u64,
         least: u64,
     ) -> Charge {
+        let account = (namespace.to_owned(), descriptor.clone());
         let namespace = Namespace::from(namespace.to_owned());
         let context = context(descriptor);
         // One charge at a time: between the look and the second charge nobody else may take.
         let _one = lock(&self.limits);
+        let credit = lock(&self.credits).get(&account).copied().unwrap_or(0);
+        if credit > 0 && self.pay(&namespace, &context, cost, credit) {
+            self.use_credit(&account, cost);
+            return Charge {
+                granted: cost,
+                denied: false,
+                counts: Vec::new(),
+            };
+        }
         let mut counts = self.try_charge(&namespace, &context, cost);
         let mut granted = cost;
         if let Err(denied) = counts {
@@ -129,6 +144,22 @@ impl Books {
         }
     }
 
+    /// Charges what of `cost` a credit does not pay for; `false` where that is too much.
+    fn pay(&self, namespace: &Namespace, context: &Context<'_>, cost: u64, credit: u64) -> bool {
+        let rest = cost.saturating_sub(credit);
+        rest == 0 || self.try_charge(namespace, context, rest).is_ok()
+    }
+
+    fn use_credit(&self, account: &(String, Descriptor), units: u64) -> u64 {
+        let mut credits = lock(&self.credits);
+        let credit = credits.get(account).copied().unwrap_or(0);
+        let used = credit.min(units);
+        if used > 0 {
+            credits.insert(account.clone(), credit - used);
+        }
+        used
+    }
+
     /// Says whether `cost` more would be denied; charges nothing.
     pub(crate) fn would_deny(&self, namespace: &str, descriptor: &Descriptor, cost: u64) -> bool {
         let namespace = Namespace::from(namespace.to_owned());
@@ -138,8 +169,15 @@ impl Books {
             .limited
     }
 
-    /// Counts `cost`, whatever the limits say.
-    pub(crate) fn report(&self, namespace: &str, descriptor: &Descriptor, cost: u64) {
+    /// Counts units, whatever the limits say, or takes them back.
+    pub(crate) fn report(&self, namespace: &str, descriptor: &Descriptor, units: i64) {
+        let account = (namespace.to_owned(), descriptor.clone());
+        let size = units.unsigned_abs();
+        if units < 0 {
+            *lock(&self.credits).entry(account).or_default() += size;
+            return;
+        }
+        let cost = size - self.use_credit(&account, size);
         let namespace = Namespace::from(namespace.to_owned());
         self.limiter
             .update_counters(&namespace, &context(descriptor), cost)

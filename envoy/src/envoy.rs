@@ -388,6 +388,23 @@ pub fn binary() -> anyhow::Result<PathBuf> {
         .context("QUOTA_GATE_ENVOY is not set: run `cargo xtask test e2e`")
 }
 
+/// The version of the Envoy to use, `1.40.0`.
+///
+/// # Panics
+/// If it is not there, or does not tell.
+#[must_use]
+pub fn version() -> String {
+    let binary = binary().unwrap_or_else(|error| panic!("{error:#}"));
+    let output = Command::new(&binary).arg("--version").output();
+    let output = output.unwrap_or_else(|error| panic!("{}: {error}", binary.display()));
+    // `envoy  version: <commit>/1.40.0/Clean/RELEASE/BoringSSL`
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    let version = told.split('/').nth(1);
+    version
+        .unwrap_or_else(|| panic!("no version in `{told}`"))
+        .to_owned()
+}
+
 /// The module to load: `QUOTA_GATE_WASM`.
 ///
 /// # Errors

@@ -35,7 +35,8 @@
 //!   Its [`Books`] and what it says of them ([`answer`]) also serve where it would be too slow.
 //! - [`Program`]: a server that is not ours, on a [`Port`] of its own; killed, frozen, thawed.
 //! - [`Endpoints`]: a cluster's endpoints, which can change while Envoy runs.
-//! - [`Upstream`]: echoes, with a journal of requests ([`Seen`]).
+//! - [`Upstream`]: echoes, with a journal of requests ([`Seen`]); [`llm`]: it answers chat
+//!   completions as well, and Envoy's filters find what they used.
 //! - [`Request`] and [`Response`], [`Pending`] for many at once and for clients that leave,
 //!   [`Connection`] for keep-alive, [`Raw`] for bytes by hand.
 //! - [`capabilities`]: what the module may be restricted to; `QUOTA_GATE_RESTRICT=1` does it.
@@ -53,9 +54,11 @@ mod ecds;
 mod endpoints;
 mod envoy;
 pub mod jwt;
+pub mod llm;
 mod metrics;
 mod route;
 
+mod accounts;
 mod backend;
 mod books;
 mod fault;
@@ -78,14 +81,14 @@ mod journal;
 mod server;
 
 pub use access_log::LogEntry;
-pub use backend::{Backend, Check};
+pub use backend::{Backend, Check, Told};
 pub use books::{Books, Charge, Count, Descriptor};
 pub use builder::{BACKEND, RigBuilder};
 pub use client::{Connection, Pending, Protocol, Request, send_all};
 pub use cluster::Cluster;
 pub use ecds::Push;
 pub use endpoints::Endpoints;
-pub use envoy::{Envoy, Validation, binary, module, validate};
+pub use envoy::{Envoy, Validation, binary, module, validate, version};
 pub use fault::Fault;
 pub use metrics::Sample;
 pub use program::{Port, Program};

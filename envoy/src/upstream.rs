@@ -1,5 +1,6 @@
 //! The upstream: echoes what it got, keeps a journal of it, and answers gRPC and upgrades.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -16,6 +17,7 @@ use serde_json::json;
 use crate::body::{Pieces, full};
 use crate::eventually::now;
 use crate::journal::Journal;
+use crate::llm::{self, Meter};
 use crate::response::{fields, readable, values};
 use crate::server::{Answer, Handler, Hangup, Line, Server, lock};
 
@@ -109,6 +111,12 @@ impl Upstream {
         self
     }
 
+    /// What chat completions have used so far, by the request's `x-tenant-id`; see [`llm`].
+    #[must_use]
+    pub fn tokens(&self) -> BTreeMap<String, u64> {
+        self.echo.meter.totals()
+    }
+
     /// What came so far.
     #[must_use]
     pub fn seen(&self) -> Vec<Seen> {
@@ -143,6 +151,7 @@ fn digest_on(start: u64, bytes: &[u8]) -> u64 {
 #[derive(Default)]
 struct Echo {
     journal: Journal<Seen>,
+    meter: Meter,
     manner: Mutex<Manner>,
 }
 
@@ -159,6 +168,11 @@ impl Handler for Echo {
         let place = self.journal.push(seen(&request));
         let mut answer = if is_upgrade(&request) {
             tunnel(request)
+        } else if request.uri().path() == llm::PATH {
+            let tenant = values(&fields(request.headers()), "x-tenant-id").pop();
+            let body = request.into_body().collect().await.map_err(|_| Hangup)?;
+            let tenant = tenant.unwrap_or_default();
+            self.meter.answer(&tenant, &body.to_bytes())
         } else {
             self.echo(request, place).await?
         };

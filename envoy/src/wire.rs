@@ -44,7 +44,20 @@ pub(crate) struct Asked {
     pub(crate) descriptor: Descriptor,
     pub(crate) cost: u64,
     pub(crate) cost_min: Option<u64>,
+    /// What is told of use, below 0 for units to be taken back.
+    pub(crate) units: i64,
+    /// What a report can be known by when it comes again.
+    pub(crate) id: Option<String>,
+    /// Why the requests of a report were not checked.
+    pub(crate) unchecked: Option<String>,
     call: Call,
+}
+
+impl Asked {
+    /// Whether it tells of use and asks nothing.
+    pub(crate) fn is_report(&self) -> bool {
+        self.call == Call::Report
+    }
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -60,7 +73,11 @@ enum Call {
 pub fn answer(books: &Books, head: &Parts, body: &Bytes) -> Answer {
     let wire = wire_of(head);
     match read(wire, head, body) {
-        Ok(asked) => settle(wire, &asked, books, QuotaHeaders::None),
+        Ok(asked) if asked.is_report() => {
+            books.report(&asked.namespace, &asked.descriptor, asked.units);
+            reported()
+        }
+        Ok(asked) => settle(wire, &asked, books, QuotaHeaders::None).0,
         Err(answer) => *answer,
     }
 }
@@ -72,8 +89,10 @@ pub(crate) fn wire_of(head: &Parts) -> Wire {
         .keys()
         .any(|name| name.as_str().starts_with("x-quota-"));
     match head.uri.path() {
-        _ if ours => Wire::Headers,
+        // All wires mark reports about requests that were not checked.
+        "/report" if !head.headers.contains_key("x-quota-descriptor") => Wire::Limitador,
         "/json" => Wire::EnvoyRatelimit,
+        _ if ours => Wire::Headers,
         "/check" | "/check_and_report" | "/report" => Wire::Limitador,
         _ => Wire::Headers,
     }
@@ -83,13 +102,23 @@ pub(crate) fn wire_of(head: &Parts) -> Wire {
 pub(crate) fn read(wire: Wire, head: &Parts, body: &Bytes) -> Result<Asked, Box<Answer>> {
     match wire {
         Wire::EnvoyRatelimit => read_ratelimit(body),
-        Wire::Headers => Ok(read_headers(&head.headers)),
+        Wire::Headers => Ok(read_headers(head)),
         Wire::Limitador => read_limitador(head, body),
     }
 }
 
-/// Charges the books as asked, and answers in the language of the check.
-pub(crate) fn settle(wire: Wire, asked: &Asked, books: &Books, fields: QuotaHeaders) -> Answer {
+/// The answer to a report that is counted.
+pub(crate) fn reported() -> Answer {
+    json_answer(StatusCode::OK, &Value::Null)
+}
+
+/// Charges the books as asked, answers in the language of the check, and says how much is charged.
+pub(crate) fn settle(
+    wire: Wire,
+    asked: &Asked,
+    books: &Books,
+    fields: QuotaHeaders,
+) -> (Answer, u64) {
     let Asked {
         namespace,
         descriptor,
@@ -100,17 +129,13 @@ pub(crate) fn settle(wire: Wire, asked: &Asked, books: &Books, fields: QuotaHead
         Call::Charge { .. } => {
             let least = asked.cost_min.unwrap_or(0);
             let charge = books.charge(namespace, descriptor, *cost, least);
-            answer_charge(wire, asked, &charge, fields)
+            (answer_charge(wire, asked, &charge, fields), charge.granted)
         }
         // limitador answers /check in text and /check_and_report in JSON.
         Call::Peek if books.would_deny(namespace, descriptor, *cost) => {
-            text(StatusCode::TOO_MANY_REQUESTS, "Too many requests")
+            (text(StatusCode::TOO_MANY_REQUESTS, "Too many requests"), 0)
         }
-        Call::Peek => json_answer(StatusCode::OK, &Value::Null),
-        Call::Report => {
-            books.report(namespace, descriptor, *cost);
-            json_answer(StatusCode::OK, &Value::Null)
-        }
+        Call::Peek | Call::Report => (json_answer(StatusCode::OK, &Value::Null), 0),
     }
 }
 
@@ -186,9 +211,11 @@ pub(crate) fn json_answer(status: StatusCode, value: &Value) -> Answer {
 
 // --- headers -------------------------------------------------------------------------------------
 
-fn read_headers(headers: &HeaderMap) -> Asked {
+fn read_headers(head: &Parts) -> Asked {
+    let headers = &head.headers;
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let number = |name| text(name).and_then(|text| text.parse().ok());
+    let id = text("x-quota-settlement-id").map(str::to_owned);
     Asked {
         namespace: text("x-quota-namespace").unwrap_or(NAMESPACE).to_owned(),
         descriptor: text("x-quota-descriptor")
@@ -196,7 +223,15 @@ fn read_headers(headers: &HeaderMap) -> Asked {
             .unwrap_or_default(),
         cost: number("x-quota-cost").unwrap_or(1),
         cost_min: number("x-quota-cost-min"),
-        call: Call::Charge { draft03: false },
+        units: text("x-quota-cost")
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(0),
+        unchecked: unchecked(head),
+        call: match id {
+            Some(_) => Call::Report,
+            None => Call::Charge { draft03: false },
+        },
+        id,
     }
 }
 
@@ -241,6 +276,12 @@ fn answer_headers(asked: &Asked, charge: &Charge, fields: QuotaHeaders) -> Answe
         }
     }
     answer
+}
+
+/// Why the requests of a report were not checked.
+fn unchecked(head: &Parts) -> Option<String> {
+    let value = head.headers.get("x-quota-unchecked")?;
+    value.to_str().ok().map(str::to_owned)
 }
 
 /// `a=b&c=d` with percent-encoding and `+`, as forms send it; bytes that are no UTF-8 are replaced.
@@ -306,6 +347,9 @@ fn read_limitador(head: &Parts, body: &Bytes) -> Result<Asked, Box<Answer>> {
         descriptor: descriptor.ok_or_else(|| bad("`values` holds something that is no string"))?,
         cost,
         cost_min: None,
+        units: i64::try_from(cost).unwrap_or(i64::MAX),
+        id: None,
+        unchecked: unchecked(head),
         call: match head.uri.path() {
             "/check" => Call::Peek,
             "/report" => Call::Report,
@@ -375,6 +419,9 @@ fn read_ratelimit(body: &Bytes) -> Result<Asked, Box<Answer>> {
         descriptor: entries.iter().map(entry).collect(),
         cost,
         cost_min: None,
+        units: 0,
+        id: None,
+        unchecked: None,
         call: Call::Charge { draft03: false },
     })
 }

@@ -24,5 +24,6 @@ mod presets;
 mod reload;
 mod restricted;
 mod routes;
+mod settle;
 mod throttlecrab;
 mod timeouts;
