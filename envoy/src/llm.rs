@@ -45,7 +45,8 @@ pub fn filters() -> [Value; 2] {
     let parser = json!({
         "name": "envoy.content_parsers.json",
         "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.content_parsers.json.v3.JsonContentParser",
+            "@type": "type.googleapis.com/envoy.extensions.content_parsers.json.v3\
+                      .JsonContentParser",
             "rules": streamed,
         },
     });

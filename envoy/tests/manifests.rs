@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use envoy_harness::capabilities::{capabilities, minor_version, placed, restriction};
-use envoy_harness::{Backend, Envoy, Fault, Request, Rig, Upstream, module};
+use envoy_harness::eventually::eventually;
+use envoy_harness::{Backend, Envoy, Fault, Request, Rig, Upstream, llm, module, version};
 use serde_json::{Value, json};
 
 /// A manifest as it is in the repository.
@@ -85,6 +86,47 @@ fn the_minimal_bootstrap_checks_each_request_and_fails_closed() {
         .expect_status(401)
         .expect_json("/code", "descriptor_missing");
     assert_eq!(upstream.take().len(), 1);
+}
+
+#[test]
+fn the_llm_bootstrap_charges_the_tokens_that_answers_and_streams_tell() {
+    let (backend, upstream) = (
+        Backend::start().expect("a backend"),
+        Upstream::start().expect("an upstream"),
+    );
+    let places = [
+        ("127.0.0.1", 3000, upstream.address()),
+        ("127.0.0.1", 9000, backend.address()),
+    ];
+    let mut text = with_addresses(&with_module(&manifest("llm.yaml")), &places);
+    let streams = version().as_str() >= "1.38";
+    if !streams {
+        let (before, rest) = text
+            .split_once("          - name: envoy.filters.http.sse_to_metadata\n")
+            .expect("the filter");
+        let (_, after) = rest
+            .split_once("          - name: envoy.filters.http.router\n")
+            .expect("the router");
+        text = format!("{before}          - name: envoy.filters.http.router\n{after}");
+    }
+    let envoy = Envoy::start(&text, 1).expect("Envoy takes the manifest");
+    let ask = |stream: bool| {
+        Request::new(envoy.listener("http"), "POST", llm::PATH)
+            .header("x-tenant-id", "acme")
+            .header("content-type", "application/json")
+            .body(llm::request(20, 200, stream))
+            .send()
+    };
+
+    ask(false).expect_status(200);
+    if streams {
+        ask(true).expect_status(200);
+    }
+
+    let used = i64::try_from(upstream.tokens()["acme"]).expect("a few tokens");
+    eventually("the tokens are charged", || {
+        (backend.charged().get("tenant=acme") == Some(&used)).then_some(())
+    });
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
+use quota_gate::config::settle::SettleMode;
 use quota_gate::config::units::duration_text;
 use quota_gate::config::{
     Backend, Choice, Config, Enforcement, OnMissing, Policy, PropertyType, Route, Source,
@@ -384,6 +385,18 @@ impl Told {
             ),
         };
         self.line("lease", &lease);
+        if let Some(own) = &policy.settle {
+            let told = match own.mode {
+                SettleMode::Correct => "the difference to its cost",
+                SettleMode::Report => "what it used",
+            };
+            let text = format!(
+                "{told} is told within {} of its end, again for {} if need be",
+                duration_text(own.every),
+                duration_text(own.retry_for)
+            );
+            self.line("settle", &text);
+        }
         if let Some(header) = &policy.failure_mode_header {
             let text = format!(
                 "{}, or as a trusted caller says in {header}",

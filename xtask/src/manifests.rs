@@ -63,6 +63,7 @@ fn every_plugin_configuration_in_a_manifest_is_one_that_the_filter_takes() {
     let manifests = [
         "minimal.yaml",
         "full-ecds.yaml",
+        "llm.yaml",
         "istio.yaml",
         "envoy-gateway.yaml",
     ];
@@ -179,10 +180,11 @@ fn the_page_has_a_configuration_for_every_preset() {
     }
 }
 
-const DOCUMENTS: [&str; 5] = [
+const DOCUMENTS: [&str; 6] = [
     "README.md",
     "docs/backends.md",
     "docs/migration.md",
     "docs/operations.md",
     "docs/security.md",
+    "docs/settlement.md",
 ];
