@@ -256,7 +256,8 @@ fn load(rig: &Rig, requests: usize) -> Vec<Response> {
     let mut responses = Vec::new();
     for round in 0..requests.div_ceil(CROWD) {
         let crowd = (requests - round * CROWD).min(CROWD);
-        let ask = |place: usize| completion(rig, &format!("t{}", place % 7), place % 2 == 0);
+        let ask =
+            |place: usize| completion(rig, &format!("t{}", place % 7), place.is_multiple_of(2));
         responses.extend(send_all((0..crowd).map(ask)));
     }
     responses
