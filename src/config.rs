@@ -7,6 +7,7 @@ mod build;
 pub(crate) mod check;
 mod custom;
 pub mod form;
+pub mod json;
 pub mod keys;
 mod node;
 pub mod parse;

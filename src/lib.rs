@@ -58,7 +58,7 @@
 //! | `config/build.rs`, `config/node.rs`, `config/custom.rs` | what passed, as types |
 //! | `config/settle.rs` | the terms by which use is told afterwards |
 //! | `config/problem.rs` | what is wrong, and where |
-//! | `config/value.rs`, `config/protobuf.rs` | the text as a tree |
+//! | `config/value.rs`, `config/json.rs`, `config/protobuf.rs` | the text as a tree |
 //! | `config/units.rs`, `config/timestamp.rs` | durations, numbers, times |
 //! | `decision.rs` | reasons, causes and their codes |
 //! | `request.rs`, `response.rs`, `shared.rs` | what the host must show |

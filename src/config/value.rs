@@ -1,12 +1,12 @@
 //! A configuration's text as a tree that forgets nothing: order, duplicate keys, exact numbers.
 //!
-//! `serde_json::Value` keeps the last of two equal keys and says nothing; an operator who wrote a
-//! policy twice must hear of it. Numbers are kept without floating point, so that bounds are exact.
+//! An operator who wrote a policy twice must hear of it, so both of two equal keys are kept.
+//! Numbers are kept without floating point, so that bounds are exact.
 
 use std::fmt;
 use std::time::Duration;
 
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use super::json::{self, JsonError};
 
 /// A value of a configuration, from JSON or from a protobuf `Struct`.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -29,9 +29,9 @@ impl Value {
     /// Reads JSON text.
     ///
     /// # Errors
-    /// What is not JSON, with line and column; nesting deeper than 128 levels.
-    pub fn from_json(bytes: &[u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(bytes)
+    /// What is not JSON, with line and column; nesting deeper than 127 levels.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, JsonError> {
+        json::parse(bytes)
     }
 
     /// What kind of value it is, in words that fit behind "got".
@@ -138,11 +138,50 @@ impl Number {
         })
     }
 
-    const fn from_i64(signed: i64) -> Self {
+    /// The digits before and behind a point, which stands `exponent` places further to the right.
+    /// It is rounded half up.
+    pub(super) fn from_decimal(
+        negative: bool,
+        whole_digits: &[u8],
+        fraction: &[u8],
+        exponent: i64,
+    ) -> Self {
+        let digits = || whole_digits.iter().chain(fraction);
+        let count = i64::try_from(whole_digits.len()).unwrap_or(i64::MAX);
+        let point = count.saturating_add(exponent).clamp(-POINT_MAX, POINT_MAX);
+        let (mut whole, mut nanos, mut places, mut up) = (0_u64, 0_u32, 0_u32, false);
+        // Zeros before the first digit, for a point that is further to the left.
+        let zeros = usize::try_from(point.saturating_neg()).unwrap_or(0);
+        let zeros = std::iter::repeat_n(&b'0', zeros.min(DIGITS_BEHIND.saturating_add(1)));
+        let mut before = usize::try_from(point).unwrap_or(0);
+        for digit in zeros.chain(digits()) {
+            let digit = digit.saturating_sub(b'0');
+            if before > 0 {
+                before = before.saturating_sub(1);
+                whole = whole.saturating_mul(10).saturating_add(u64::from(digit));
+            } else if places < 9 {
+                places = places.saturating_add(1);
+                nanos = nanos.saturating_mul(10).saturating_add(u32::from(digit));
+            } else {
+                up = digit >= 5;
+                break;
+            }
+        }
+        // Zeros behind the last digit: after 20 of them the number is 0, or as large as can be.
+        for _ in 0..before.min(20) {
+            whole = whole.saturating_mul(10);
+        }
+        for _ in places..9 {
+            nanos = nanos.saturating_mul(10);
+        }
+        nanos = nanos.saturating_add(u32::from(up));
+        if nanos >= NANOS_PER_ONE {
+            (whole, nanos) = (whole.saturating_add(1), 0);
+        }
         Self {
-            negative: signed < 0,
-            whole: signed.unsigned_abs(),
-            nanos: 0,
+            negative: negative && (whole, nanos) != (0, 0),
+            whole,
+            nanos,
         }
     }
 
@@ -221,66 +260,13 @@ impl fmt::Display for Number {
     }
 }
 
-impl<'de> Deserialize<'de> for Value {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ValueVisitor)
-    }
-}
-
-struct ValueVisitor;
-
-impl<'de> Visitor<'de> for ValueVisitor {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_bool<E: Error>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value)
-            .map(Value::Number)
-            .ok_or_else(|| E::custom("number out of range"))
-    }
-
-    fn visit_i64<E: Error>(self, value: i64) -> Result<Value, E> {
-        Ok(Value::Number(Number::from_i64(value)))
-    }
-
-    fn visit_u64<E: Error>(self, value: u64) -> Result<Value, E> {
-        Ok(Value::Number(Number::from_count(value)))
-    }
-
-    fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::Text(value.to_owned()))
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = access.next_element()? {
-            items.push(item);
-        }
-        Ok(Value::List(items))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        let mut fields = Vec::new();
-        while let Some(field) = access.next_entry()? {
-            fields.push(field);
-        }
-        Ok(Value::Object(fields))
-    }
-}
-
 const NANOS: u128 = 1_000_000_000;
+const NANOS_PER_ONE: u32 = 1_000_000_000;
 const NANOS_PER_THOUSANDTH: u32 = 1_000_000;
+/// No text has more digits than this.
+const POINT_MAX: i64 = 1 << 30;
+/// Digits that are kept behind the point.
+const DIGITS_BEHIND: usize = 9;
 
 #[cfg(test)]
 mod tests {

@@ -67,9 +67,9 @@ impl Gate {
             Some(emergency) => {
                 let mode = emergency.mode.code();
                 page.push_str(&format!(
-                    "{{\"mode\":\"{mode}\",\"until\":\"{}\",\"reason\":{}}}",
+                    "{{\"mode\":\"{mode}\",\"until\":\"{}\",\"reason\":\"{}\"}}",
                     rfc3339(emergency.until),
-                    serde_json::to_string(&emergency.reason).unwrap_or_default(),
+                    json_text(&emergency.reason),
                 ));
             }
         }
@@ -88,5 +88,39 @@ impl Gate {
         }
         page.push_str("}}\n");
         page
+    }
+}
+
+/// The inside of a JSON string.
+fn json_text(text: &str) -> String {
+    let mut inside = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => inside.extend(['\\', character]),
+            control if control.is_control() => {
+                inside.push_str(&format!("\\u{:04x}", u32::from(control)));
+            }
+            plain => inside.push(plain),
+        }
+    }
+    inside
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_text_is_the_same_again_after_json() {
+        for text in [
+            "INC-123",
+            "50% \"open\" \\ closed",
+            "a\nb\t\u{7f}\u{85}",
+            "é\u{1f600}",
+            "",
+        ] {
+            let json = format!("\"{}\"", json_text(text));
+            assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
+        }
     }
 }

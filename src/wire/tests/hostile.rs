@@ -52,6 +52,7 @@ fn a_number_in_a_body_is_read_as_the_page_says() {
         ("18446744073709551615", Some(u64::MAX), century),
         ("18446744073709551616", Some(u64::MAX), century),
         ("1e300", Some(u64::MAX), century),
+        ("1e999", Some(u64::MAX), century),
         (&digits, Some(u64::MAX), century),
         ("\"55s\"", None, Some(55_000)),
         ("\"250ms\"", None, Some(250)),
@@ -97,7 +98,6 @@ fn what_is_no_json_is_no_decision() {
     let answer = |n: &str| format!(r#"{{"ok": true, "n": {n}}}"#);
     assert!(read(&reader(), 200, &[], &answer(&deep[1..deep.len() - 1])).is_ok());
     for body in [
-        answer("1e999"),
         answer("NaN"),
         answer("Infinity"),
         answer("+7"),
