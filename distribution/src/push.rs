@@ -188,11 +188,11 @@ fn advice(to: &Target, digest: &str) -> String {
     format!(
         "\nIstio (WasmPlugin, envoy/manifests/istio.yaml):\n  \
          url: oci://{registry}/{repository}:{tag}\n  \
-         sha256: {digest}\n  \
+         sha256: \"{digest}\"\n  \
          imagePullPolicy: IfNotPresent\n\
          Envoy Gateway (EnvoyExtensionPolicy, envoy/manifests/envoy-gateway.yaml):\n  \
          url: {registry}/{repository}:{tag}\n  \
-         sha256: {digest}\n"
+         sha256: \"{digest}\"\n"
     )
 }
 

@@ -195,11 +195,11 @@ fn a_pulled_module_is_the_packed_one_bit_by_bit_in_both_forms_and_runs() {
     let digest = expect_success(&mut inspect);
     let sha256 = digest.trim().strip_prefix("sha256:").expect("a SHA-256");
     let istio = format!(
-        "  url: oci://{}\n  sha256: {sha256}\n",
+        "  url: oci://{}\n  sha256: \"{sha256}\"\n",
         registry.reference("1.2.3")
     );
     let gateway = format!(
-        "  url: {}\n  sha256: {sha256}\n",
+        "  url: {}\n  sha256: \"{sha256}\"\n",
         registry.reference("1.2.3")
     );
     assert!(told.contains(&istio), "{told}");
