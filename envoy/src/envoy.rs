@@ -397,9 +397,11 @@ pub fn version() -> String {
     let binary = binary().unwrap_or_else(|error| panic!("{error:#}"));
     let output = Command::new(&binary).arg("--version").output();
     let output = output.unwrap_or_else(|error| panic!("{}: {error}", binary.display()));
-    // `envoy  version: <commit>/1.40.0/Clean/RELEASE/BoringSSL`
+    // `<path>/envoy  version: <commit>/1.40.0/Clean/RELEASE/BoringSSL`
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
-    let version = told.split('/').nth(1);
+    let version = told
+        .split_once("version: ")
+        .and_then(|(_, version)| version.split('/').nth(1));
     version
         .unwrap_or_else(|| panic!("no version in `{told}`"))
         .to_owned()
