@@ -337,7 +337,6 @@ mod tests {
             .iter()
             .filter_map(|c| c["name"].as_str())
             .collect();
-        assert!(names.contains(&"serde_json"), "{names:?}");
         assert!(names.contains(&"rust-std"), "{names:?}");
         for other in ["serde_derive", "syn", "wasm-bindgen", "tokio", "quota-gate"] {
             assert!(!names.contains(&other), "{names:?}");
@@ -362,6 +361,39 @@ mod tests {
                 assert!(purl.starts_with("pkg:generic/rust-std@"), "{component}");
             }
         }
+    }
+
+    /// The filter may have no dependency at all; this one has one, and a tool that is left out.
+    #[test]
+    fn a_dependency_is_a_part_with_its_licence_and_the_digest_of_the_lock_file() {
+        let metadata = serde_json::json!({
+            "packages": [
+                {"id": "q", "name": "quota-gate", "version": "0.1.0", "license": "Apache-2.0"},
+                {"id": "d", "name": "dep", "version": "1.2.3", "license": "MIT/Apache-2.0"},
+                {"id": "t", "name": "tool", "version": "1.0.0", "license": "MIT"},
+            ],
+            "resolve": {"nodes": [
+                {"id": "q", "dependencies": ["d", "t"]},
+                {"id": "d", "dependencies": []},
+                {"id": "t", "dependencies": []},
+            ]},
+        });
+        let compiled = ["quota-gate 0.1.0", "dep 1.2.3"].map(str::to_owned).into();
+        let digest = "0123456789abcdef".repeat(4);
+        let checksums = [("dep 1.2.3".to_owned(), digest.clone())].into();
+        let made = Made {
+            packages: packages(&metadata, &compiled, &checksums).unwrap(),
+            rust: "1.90.0".to_owned(),
+        };
+
+        let bill = made.bill(b"module", Moment::new(0)).unwrap();
+
+        let bill: Value = serde_json::from_slice(&bill).unwrap();
+        let part = &bill["components"][1];
+        assert_eq!(part["purl"], "pkg:cargo/dep@1.2.3");
+        assert_eq!(part["hashes"][0]["content"], digest);
+        assert_eq!(part["licenses"][0]["expression"], "MIT OR Apache-2.0");
+        assert_eq!(bill["components"].as_array().map(Vec::len), Some(2));
     }
 
     #[test]
