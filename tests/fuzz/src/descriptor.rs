@@ -93,6 +93,8 @@ impl Counted {
             quota: policy.quota,
             route: Some(b"chat"),
             request_id: fields.first().map(|(_, value)| *value),
+            peek: false,
+            told: None,
         });
         hold_message(&message);
         Some(Self {
