@@ -20,7 +20,7 @@ pub(crate) struct Args {
     /// Only bugs whose invariant has these words
     words: Vec<String>,
     /// How many worlds may pass before a bug counts as not caught
-    #[arg(long, default_value_t = 600, value_name = "N")]
+    #[arg(long, default_value_t = 2500, value_name = "N")]
     seeds: u64,
 }
 
@@ -147,7 +147,7 @@ impl Field {
             cargo
         };
         capture(cargo().arg("--no-run"))?;
-        let output = cargo().arg("whatever").output()?;
+        let output = cargo().arg("what").output()?;
         if output.status.success() {
             return Ok(None);
         }
