@@ -387,6 +387,10 @@ impl Desk {
             Err(answer) => return *answer,
         };
         if asked.is_report() {
+            #[cfg(feature = "redis")]
+            if self.shared.is_some() {
+                return self.settle(wire, &asked).await;
+            }
             return self.take_report(wire, &asked);
         }
         let mut answer = match self.rejection(&asked.descriptor) {

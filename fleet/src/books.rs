@@ -86,9 +86,6 @@ impl Books {
     }
 
     fn left(&mut self, now: u64) -> u64 {
-        if self.limit == 0 {
-            return 0;
-        }
         match self.kind {
             Kind::Windows => {
                 let index = now / self.window;
@@ -102,7 +99,11 @@ impl Books {
                 let passed = now.saturating_sub(self.level_at);
                 self.level_at = self.level_at.max(now);
                 self.level = self.level.saturating_add(passed).min(self.window / SAVED);
-                self.level / self.unit()
+                if self.limit == 0 {
+                    0
+                } else {
+                    self.level / self.unit()
+                }
             }
         }
     }

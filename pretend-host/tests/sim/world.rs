@@ -361,7 +361,9 @@ impl<'m> World<'m> {
         for cluster in CLUSTERS {
             self.sky.set(cluster, Mood::Silent);
         }
-        for _ in 0..100 {
+        // Long enough that every root which a push has replaced is found silent, and flushed: a second
+        // for each of them, of ticks that may be late.
+        for _ in 0..FAREWELL_TICKS {
             self.host.run_for(20 * MILLISECOND);
             self.check();
         }
@@ -479,3 +481,6 @@ const STEPS: u64 = 400;
 
 /// Two breakers under every settings that were pushed, and 1,024 slots of local limits.
 const SHARED_NAMES_MAX: usize = 1500;
+
+/// Far more than the pushes of a world, of 50 ticks each.
+const FAREWELL_TICKS: u32 = 1_000;
