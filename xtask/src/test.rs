@@ -230,9 +230,9 @@ impl Step {
             Self::Costs => in_pretend_host(tools, &["costs"], keep_going, tally),
             Self::Pretend => in_pretend_host(tools, &["host", "memory", "sim"], keep_going, tally),
             Self::Fuzz => fuzz::check(),
-            Self::Rig => rig(tools, keep_going, tally),
-            Self::Distributed => distributed(tools, keep_going, tally),
-            Self::E2e => Promises::All.on(tools, setup::ENVOY_DEFAULT, keep_going, tally),
+            Self::Rig => rig(tools, tally),
+            Self::Distributed => distributed(tools, tally),
+            Self::E2e => Promises::All.on(tools, setup::ENVOY_DEFAULT, tally),
             Self::Demo => {
                 build::build(tools.wasm()?)?;
                 demo::check(tools.envoy(setup::ENVOY_DEFAULT)?)
@@ -250,12 +250,12 @@ impl Step {
                 let versions = [setup::ENVOY_OLDEST, setup::ENVOY_DEFAULT];
                 Promises::Restricted.on_each(tools, &versions, keep_going, tally)
             }
-            Self::Observability => observability(tools, keep_going, tally),
+            Self::Observability => observability(tools, tally),
             Self::Chaos => {
                 build::build(tools.wasm()?)?;
                 chaos::check(tools.envoy(setup::ENVOY_DEFAULT)?)
             }
-            Self::Dist => distribution(tools, keep_going, tally),
+            Self::Dist => distribution(tools, tally),
             Self::Doc => doc(tally),
         }
     }
@@ -356,12 +356,12 @@ impl Promises {
     ) -> Result<()> {
         if env::var_os("ENVOY_BIN").is_some() {
             println!("ENVOY_BIN is set: that one Envoy stands for all versions");
-            return self.on(tools, setup::ENVOY_DEFAULT, keep_going, tally);
+            return self.on(tools, setup::ENVOY_DEFAULT, tally);
         }
         let mut failed = Vec::new();
         for version in versions {
             println!("-- Envoy {version}");
-            match self.on(tools, version, keep_going, tally) {
+            match self.on(tools, version, tally) {
                 Err(error) if !keep_going => return Err(error.context(format!("Envoy {version}"))),
                 Err(_) => failed.push(*version),
                 Ok(()) => {}
@@ -373,7 +373,7 @@ impl Promises {
         Ok(())
     }
 
-    fn on(self, tools: &Tools, version: &str, keep_going: bool, tally: &mut Tally) -> Result<()> {
+    fn on(self, tools: &Tools, version: &str, tally: &mut Tally) -> Result<()> {
         let envoy = tools.envoy(version)?;
         build::build(tools.wasm()?)?;
         let mut command = cargo("test");
@@ -389,22 +389,22 @@ impl Promises {
             Self::Core => command.arg("matrix::"),
             Self::Restricted => command.env("QUOTA_GATE_RESTRICT", "1"),
         };
-        run_tests(command, keep_going, tally)
+        run_live_tests(command, tally)
     }
 }
 
 /// The harness proves itself before it proves anything else.
-fn rig(tools: &Tools, keep_going: bool, tally: &mut Tally) -> Result<()> {
+fn rig(tools: &Tools, tally: &mut Tally) -> Result<()> {
     build::build(tools.wasm()?)?;
     let mut command = cargo("test");
     command
         .args(["--package", "envoy-harness", "--test", "*"])
         .env("QUOTA_GATE_ENVOY", tools.envoy(setup::ENVOY_DEFAULT)?)
         .env("QUOTA_GATE_WASM", paths::module());
-    run_tests(&mut command, keep_going, tally)
+    run_live_tests(&mut command, tally)
 }
 
-fn observability(tools: &Tools, keep_going: bool, tally: &mut Tally) -> Result<()> {
+fn observability(tools: &Tools, tally: &mut Tally) -> Result<()> {
     build::build(tools.wasm()?)?;
     let mut command = cargo("test");
     command
@@ -414,11 +414,11 @@ fn observability(tools: &Tools, keep_going: bool, tally: &mut Tally) -> Result<(
     for (variable, path) in setup::prometheus()? {
         command.env(variable, path);
     }
-    run_tests(&mut command, keep_going, tally)
+    run_live_tests(&mut command, tally)
 }
 
 /// The same files from another folder, and what users do with them.
-fn distribution(tools: &Tools, keep_going: bool, tally: &mut Tally) -> Result<()> {
+fn distribution(tools: &Tools, tally: &mut Tally) -> Result<()> {
     dist::pack(tools.wasm()?)?;
     dist::same_elsewhere(tools.wasm()?)?;
     let mut command = cargo("test");
@@ -427,11 +427,11 @@ fn distribution(tools: &Tools, keep_going: bool, tally: &mut Tally) -> Result<()
         .env("QUOTA_GATE_DIST", paths::root().join("dist"))
         .env("QUOTA_GATE_ENVOY", tools.envoy(setup::ENVOY_DEFAULT)?)
         .env("QUOTA_GATE_WASM", paths::module());
-    run_tests(&mut command, keep_going, tally)
+    run_live_tests(&mut command, tally)
 }
 
 /// The harness's own books on a real Redis, behind several Envoys.
-fn distributed(tools: &Tools, keep_going: bool, tally: &mut Tally) -> Result<()> {
+fn distributed(tools: &Tools, tally: &mut Tally) -> Result<()> {
     let redis = tools.redis.as_ref().context("Redis is not set up")?;
     build::build(tools.wasm()?)?;
     let mut command = cargo("test");
@@ -441,7 +441,7 @@ fn distributed(tools: &Tools, keep_going: bool, tally: &mut Tally) -> Result<()>
         .env("QUOTA_GATE_ENVOY", tools.envoy(setup::ENVOY_DEFAULT)?)
         .env("QUOTA_GATE_WASM", paths::module())
         .env("QUOTA_GATE_REDIS", redis);
-    run_tests(&mut command, keep_going, tally)
+    run_live_tests(&mut command, tally)
 }
 
 fn doc(tally: &mut Tally) -> Result<()> {
@@ -479,13 +479,56 @@ fn run_tests(command: &mut Command, keep_going: bool, tally: &mut Tally) -> Resu
     if keep_going {
         command.arg("--no-fail-fast");
     }
-    let before = *tally;
+    let before = (tally.passed, tally.failed);
     pass_on(command, tally)?;
-    if *tally == before {
+    if (tally.passed, tally.failed) == before {
         bail!("no test has run");
     }
     Ok(())
 }
+
+/// As [`run_tests`], of tests that run real processes beside each other. On a machine that is busy
+/// with something else one of them may be starved: so those that fail run once more, each alone. A
+/// test that fails again has failed; one that passes is told.
+fn run_live_tests(command: &mut Command, tally: &mut Tally) -> Result<()> {
+    let mut again = Command::new(command.get_program());
+    again.args(command.get_args());
+    for (name, value) in command.get_envs() {
+        if let Some(value) = value {
+            again.env(name, value);
+        }
+    }
+    if let Some(folder) = command.get_current_dir() {
+        again.current_dir(folder);
+    }
+    // All of them run before one runs again.
+    let mut first = Tally::default();
+    let result = run_tests(command, true, &mut first);
+    let names = std::mem::take(&mut first.names);
+    if result.is_ok() || names.is_empty() || names.len() > STARVED_MAX {
+        tally.add(&first);
+        return result;
+    }
+    println!("\n-- once more, each alone: {}", names.join(", "));
+    again
+        .args(["--", "--exact", "--test-threads=1"])
+        .args(&names);
+    let mut second = Tally::default();
+    let result = run_tests(&mut again, true, &mut second);
+    first.failed = 0;
+    tally.add(&first);
+    tally.add(&second);
+    if result.is_ok() {
+        println!(
+            "-- passed alone, failed beside others: {}",
+            names.join(", ")
+        );
+    }
+    result
+}
+
+/// More failures than this are no bad luck.
+const STARVED_MAX: usize = 4;
 
 /// Runs a command, passes its output on line by line, and counts the tests in it.
 fn pass_on(command: &mut Command, tally: &mut Tally) -> Result<()> {
@@ -506,14 +549,26 @@ fn pass_on(command: &mut Command, tally: &mut Tally) -> Result<()> {
 }
 
 /// How many tests there were, from the `test result:` lines.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Tally {
     passed: u64,
     failed: u64,
+    /// The tests that failed.
+    names: Vec<String>,
 }
 
 impl Tally {
+    fn add(&mut self, other: &Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.names.extend_from_slice(&other.names);
+    }
+
     fn count(&mut self, line: &str) {
+        let failed = line
+            .strip_prefix("test ")
+            .and_then(|test| test.strip_suffix(" ... FAILED"));
+        self.names.extend(failed.map(str::to_owned));
         let Some(result) = line.strip_prefix("test result: ") else {
             return;
         };
@@ -551,8 +606,9 @@ fn summary(reports: &[Report]) -> String {
             Tally {
                 passed: 0,
                 failed: 0,
+                ..
             } => String::new(),
-            Tally { passed, failed } => format!("{passed} passed, {failed} failed"),
+            Tally { passed, failed, .. } => format!("{passed} passed, {failed} failed"),
         };
         let line = format!(
             "{:<8} {word:<7} {:>12}  {tests}",
@@ -588,11 +644,13 @@ mod tests {
         tally.count("test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured");
         tally.count("test config::tests::a_test_result: 9 passed ... ok");
         tally.count("running 15 tests");
+        tally.count("test e2e::a_test ... FAILED");
         assert_eq!(
             tally,
             Tally {
                 passed: 15,
-                failed: 2
+                failed: 2,
+                names: vec!["e2e::a_test".into()],
             }
         );
     }
@@ -601,7 +659,11 @@ mod tests {
     fn the_summary_closes_with_the_sums() {
         let report = |step, passed, failed| Report {
             step,
-            tally: Tally { passed, failed },
+            tally: Tally {
+                passed,
+                failed,
+                names: Vec::new(),
+            },
             failed: failed > 0,
             took: Duration::from_millis(1500),
         };
