@@ -8,7 +8,8 @@
 //!   `workers`: memory
 //! - `smoke`: what must hold whatever the machine
 //! - `figures`: medians, and what is added to what; `claim`: a promise and whether it was kept
-//! - `table`: the result for the terminal; `plot`: as a picture; `json`: all of it
+//! - `table`: the result for the terminal; `plot`: as a picture; `page`: for the documentation;
+//!   `json`: all of it
 
 mod bootstrap;
 mod chain;
@@ -19,6 +20,7 @@ mod json;
 mod load;
 mod machine;
 mod measure;
+mod page;
 mod plan;
 mod plot;
 mod servers;
@@ -95,6 +97,9 @@ fn run() -> Result<ExitCode> {
     if let Some(stem) = &plan.plot {
         plot::write(&rows, &plan, stem)?;
         println!("The picture: {}.svg and .png", stem.display());
+    }
+    if let Some(to) = &plan.publish {
+        page::write(to, &rows, &claims, &plan)?;
     }
     Ok(ExitCode::SUCCESS)
 }

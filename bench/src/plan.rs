@@ -25,8 +25,20 @@ pub(crate) struct Plan {
     pub(crate) json: Option<PathBuf>,
     /// Where to put the picture, without an ending.
     pub(crate) plot: Option<PathBuf>,
+    /// A page of the documentation to put the result into.
+    pub(crate) publish: Option<Publish>,
     /// Whether to hold what was served to what it should be, and to judge no time.
     pub(crate) smoke: bool,
+}
+
+/// Where a result is published, and what stands beside it.
+#[derive(Clone, Debug)]
+pub(crate) struct Publish {
+    pub(crate) page: PathBuf,
+    /// What it was measured on.
+    pub(crate) machine: String,
+    /// The version of Envoy.
+    pub(crate) envoy: String,
 }
 
 /// Another module, with its configuration.
@@ -61,8 +73,26 @@ impl Plan {
             also: also.iter().map(Also::read).collect::<Result<_>>()?,
             json: path("json"),
             plot: path("plot"),
+            publish: Publish::read(&json["publish"])?,
             smoke: json["smoke"].as_bool().unwrap_or_default(),
         })
+    }
+}
+
+impl Publish {
+    fn read(json: &Value) -> Result<Option<Self>> {
+        if json.is_null() {
+            return Ok(None);
+        }
+        let text = |name: &str| {
+            let text = json[name].as_str().map(str::to_owned);
+            text.with_context(|| format!("a result to publish without {name}"))
+        };
+        Ok(Some(Self {
+            page: text("page")?.into(),
+            machine: text("machine")?,
+            envoy: text("envoy")?,
+        }))
     }
 }
 

@@ -30,6 +30,9 @@ pub(crate) struct Args {
     /// Where to put the picture, STEM.svg and STEM.png; if absent, bench.* in the target directory
     #[arg(long, value_name = "STEM")]
     plot: Option<PathBuf>,
+    /// Put the result into docs/benchmark.md and docs/img, with these words for the machine
+    #[arg(long, value_name = "MACHINE", conflicts_with_all = ["plot", "quick"])]
+    publish: Option<String>,
     /// Measure only these chains, and those that all are compared with: no filter, ext_authz
     #[arg(long, num_args = 1.., value_name = "CHAIN")]
     only: Vec<String>,
@@ -90,10 +93,16 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     build::build(&wasm)?;
     let nothing = build_nothing(&wasm)?;
     let mut command = program("load", &envoy)?;
-    let plot = args
-        .plot
-        .clone()
-        .unwrap_or(paths::target_dir()?.join("bench"));
+    let docs = paths::root().join("docs");
+    let publish = args.publish.as_ref().map(|machine| {
+        let page = docs.join("benchmark.md");
+        json!({"page": page, "machine": machine, "envoy": setup::ENVOY_DEFAULT})
+    });
+    let plot = match (&args.plot, &publish) {
+        (Some(plot), _) => plot.clone(),
+        (None, Some(_)) => docs.join("img/bench"),
+        (None, None) => paths::target_dir()?.join("bench"),
+    };
     let (rounds, seconds, rate) = if args.quick {
         QUICK
     } else {
@@ -107,6 +116,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         "rate": rate,
         "json": args.json,
         "plot": plot,
+        "publish": publish,
         "only": args.only,
         "also": also,
         "smoke": args.quick,
