@@ -30,8 +30,9 @@ thread_local! {
 struct Vm {
     roots: SortedMap<u32, Root>,
     owners: SortedMap<u32, u32>,
-    /// Ticks of all roots together.
-    ticks: u64,
+    /// How often every root that lives has ticked: a new round begins when one ticks that has
+    /// ticked in this one.
+    rounds: u64,
     /// Roots that the host has forgotten, and that still have use to tell: the ticks of another one
     /// drive them.
     ended: Vec<Root>,
@@ -43,7 +44,7 @@ struct Root {
     gate: Option<Gate>,
     calls: SortedMap<u32, CallId>,
     metrics: SortedMap<Metric, u32>,
-    /// [`Vm::ticks`] when it last showed a sign of life.
+    /// The round in which it last showed a sign of life.
     seen: u64,
     /// Streams that have begun and not ended.
     streams: u32,
@@ -55,7 +56,7 @@ pub(super) fn on_context_create(context: u32, root: u32) {
     with(|vm| {
         if root == 0 {
             let fresh = Root {
-                seen: vm.ticks,
+                seen: vm.rounds,
                 ..Root::default()
             };
             vm.roots.insert(context, fresh);
@@ -103,14 +104,16 @@ pub(super) fn on_configure(root: u32) -> bool {
 
 pub(super) fn on_tick(root: u32) {
     with(|vm| {
-        vm.ticks = vm.ticks.saturating_add(1);
         if !vm.ended.is_empty() && vm.oldest() == Some(root) {
             vm.tick_ended();
         }
         let Some(root) = vm.roots.get_mut(&root) else {
             return;
         };
-        root.seen = vm.ticks;
+        if root.seen == vm.rounds {
+            vm.rounds = vm.rounds.saturating_add(1);
+        }
+        root.seen = vm.rounds;
         if let Some(gate) = &mut root.gate {
             gate.handle_tick(wall(), &mut HostShared);
         }
@@ -253,22 +256,15 @@ impl Vm {
             roots: SortedMap::new(),
             owners: SortedMap::new(),
             ended: Vec::new(),
-            ticks: 0,
+            rounds: 0,
         }
     }
 
     /// Forgets the roots whose timer has ended: they are over, and so are all their streams.
     fn retire_silent(&mut self) {
-        let Some(most) = u64::try_from(self.roots.len())
-            .ok()
-            .filter(|roots| *roots > 1)
-            .map(|roots| roots.saturating_mul(SILENT_TICKS))
-        else {
-            return;
-        };
         while let Some(root) = self
             .roots
-            .find_key(|root| self.ticks.saturating_sub(root.seen) > most)
+            .find_key(|root| self.rounds.saturating_sub(root.seen) > SILENT_ROUNDS)
         {
             if let Some(root) = self.roots.remove(&root) {
                 self.retire(root);
@@ -531,9 +527,9 @@ const DECISION_HEADER: &str = "x-quota-decision";
 /// What every real answer carries, and no answer that Envoy made itself.
 const FROM_BACKEND: &[u8] = b"x-envoy-upstream-service-time";
 
-/// A root that lives ticks as often as any other, so this many of each one's without one of its own
-/// say that it does not: one second.
-const SILENT_TICKS: u64 = 50;
+/// A root that lives ticks as often as any other, so one that has been silent for so many rounds
+/// does not: one second, however many have fallen silent with it.
+const SILENT_ROUNDS: u64 = 50;
 
 /// Forgotten roots that may have use to tell: each needs a push of its own, and some minutes of an
 /// outage.

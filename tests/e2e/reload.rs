@@ -269,3 +269,35 @@ fn pushes_under_load_lose_and_miscount_no_request() {
     assert_eq!(rig.backend().checks().len(), sent as usize);
     assert_eq!(rig.upstream().seen().len(), sent as usize);
 }
+
+#[test]
+fn what_twenty_quick_pushes_left_behind_is_told_within_a_few_seconds() {
+    let rig = with_ecds(&config(&json!({})), 2);
+    let (stop, sent) = (AtomicBool::new(false), AtomicU32::new(0));
+    let envoy: &Rig = &rig;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut client = envoy.connect(Protocol::H1);
+            while !stop.load(Ordering::Relaxed) {
+                let request = client.request("GET", "/").header("x-tenant-id", "acme");
+                client.send(request).expect("a response").expect_status(200);
+                sent.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        for number in 0..20 {
+            push(
+                &rig,
+                &config(&json!({"timeout": format!("{}ms", 4000 + number)})),
+            );
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+
+    let sent = sent.load(Ordering::Relaxed);
+    let told = || rig.envoy().metric("quota_gate_requests", &[]);
+    // A second after the last of them; were they told one after the other, it would be twenty.
+    let all = within(Duration::from_secs(5), || {
+        (told() == f64::from(sent)).then_some(())
+    });
+    assert_eq!(all, Some(()), "{} of {sent} are told", told());
+}

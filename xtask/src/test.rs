@@ -228,7 +228,12 @@ impl Step {
             Self::Wasm => in_wasm(tools, keep_going, tally),
             Self::Module => build::build(tools.wasm()?)?.check(),
             Self::Costs => in_pretend_host(tools, &["costs"], keep_going, tally),
-            Self::Pretend => in_pretend_host(tools, &["host", "memory", "sim"], keep_going, tally),
+            Self::Pretend => in_pretend_host(
+                tools,
+                &["host", "memory", "pushes", "sim"],
+                keep_going,
+                tally,
+            ),
             Self::Fuzz => fuzz::check(),
             Self::Rig => rig(tools, tally),
             Self::Distributed => distributed(tools, tally),
