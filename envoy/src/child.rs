@@ -41,6 +41,19 @@ impl Owned {
         }
     }
 
+    /// Stops it where it stands, and waits until it does: a signal is not obeyed at once, least of
+    /// all by every thread.
+    pub(crate) fn stop(&mut self) {
+        self.signal(libc::SIGSTOP);
+        let pid = libc::id_t::from(self.pid());
+        // SAFETY: an all-zero siginfo_t is a valid value, and waitid only writes to it.
+        unsafe {
+            let mut info = std::mem::zeroed();
+            let changes = libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT;
+            libc::waitid(libc::P_PID, pid, &raw mut info, changes);
+        }
+    }
+
     /// How it ended, or `None` while it runs.
     pub(crate) fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
         self.0.try_wait()
@@ -114,5 +127,23 @@ mod tests {
         eventually("the process is gone", || {
             (!std::fs::exists(&state).ok()?).then_some(())
         });
+    }
+
+    #[test]
+    fn a_process_that_is_stopped_stands_still_when_stop_returns() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "while :; do :; done"]);
+        let mut busy = Owned::spawn(command).expect("a shell starts");
+        let path = format!("/proc/{}/stat", busy.pid());
+        let state = || {
+            let stat = std::fs::read_to_string(&path).expect("it is there");
+            stat.rsplit_once(") ").map(|(_, rest)| rest.chars().next())
+        };
+
+        for _ in 0..50 {
+            busy.stop();
+            assert_eq!(state(), Some(Some('T')));
+            busy.signal(libc::SIGCONT);
+        }
     }
 }

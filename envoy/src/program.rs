@@ -82,9 +82,9 @@ impl Program {
         lock(&self.process).kill();
     }
 
-    /// Stops it where it stands: its connections stay open, and nothing answers.
+    /// Stops it where it stands: its connections stay open, and from now on nothing answers.
     pub fn freeze(&self) {
-        lock(&self.process).signal(libc::SIGSTOP);
+        lock(&self.process).stop();
     }
 
     /// Lets it go on.
