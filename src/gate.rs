@@ -209,6 +209,8 @@ pub struct Gate {
     /// Calls in flight, as the gauge has them.
     pending_told: Vec<i64>,
     clock: Clock,
+    /// When the last tick was over.
+    ticked: Option<Instant>,
     effects: VecDeque<Effect>,
     /// What the responses of requests in progress are to tell of their limit.
     notes: SortedMap<u32, Vec<(&'static str, Vec<u8>)>>,
@@ -252,6 +254,7 @@ impl Gate {
             watched: Watched::default(),
             pending_told: vec![0; config.backends.len()],
             clock: Clock::default(),
+            ticked: None,
             effects: VecDeque::new(),
             notes: SortedMap::new(),
             config,
@@ -345,6 +348,8 @@ impl Gate {
         self.count_tables();
         self.report
             .handle_tick(turn.now, &self.config, &mut self.effects);
+        // What this tick has sent was sent on the loop's look at the clock before it.
+        self.ticked = Some(turn.now);
     }
 
     /// Counts what is still in flight when the gate is about to be forgotten: its clients are gone,
@@ -373,6 +378,7 @@ impl Gate {
         self.handle_replaced();
         self.tick_backends(&mut turn);
         self.tick_settlements(&mut turn);
+        self.ticked = Some(turn.now);
     }
 
     /// What the host has to do next; `None` when there is nothing left.

@@ -20,7 +20,8 @@ impl Gate {
         };
         let elapsed = turn.now.since(call.since);
         let made = !matches!(end, CallEnd::Refused);
-        let reply = classify(end, is_late(elapsed, call.timeout)).and_then(|raw| {
+        let late = is_late(elapsed.saturating_add(call.head_start), call.timeout);
+        let reply = classify(end, late).and_then(|raw| {
             let wire = self.wires.get(call.backend).ok_or(CheckError::Internal)?;
             wire.decode(&raw)
         });

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::pending::{Call, Labels, Purpose, Waiter};
+use super::reply::head_start;
 use super::{Ask, Effect, Gate, Need, Outgoing, StreamId, Turn, is_peek};
 use crate::config::{FailureMode, Policy};
 use crate::decision::CheckError;
@@ -126,6 +127,7 @@ impl Gate {
             policy: ask.policy.clone(),
             permit,
             since: turn.now,
+            head_start: head_start(turn.now, self.ticked, order.timeout),
             timeout: order.timeout,
             waiters: Vec::new(),
         };

@@ -70,6 +70,8 @@ pub(super) struct Call {
     pub(super) permit: Option<Permit>,
     /// When it was made.
     pub(super) since: Instant,
+    /// How long before that the host's timer for it may have begun to count.
+    pub(super) head_start: Duration,
     /// What the host was told to wait for its end.
     pub(super) timeout: Duration,
     /// Who waits for it, in order of arrival.

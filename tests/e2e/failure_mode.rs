@@ -426,3 +426,35 @@ fn a_host_that_forbids_the_call_is_told_from_a_backend_that_is_down() {
     rig.envoy().expect_log_line("check failed: dispatch");
     assert!(rig.backend().checks().is_empty());
 }
+
+/// Envoy's timers count from when its event loop last looked at the clock: in a crowd that is long
+/// before the call is made, and the timer fires early by as much.
+#[test]
+fn answers_that_stall_in_a_crowd_are_timeouts_however_busy_the_worker_is() {
+    let fields = json!({"timeout": "600ms"});
+    let mut config = config(&fields);
+    config["backends"]["quota"]["max_pending"] = json!(CROWD);
+    let limits = json!({"max_connections": CROWD, "max_pending_requests": CROWD,
+        "max_requests": CROWD});
+    let cluster = json!({"circuit_breakers": {"thresholds": [limits]}});
+    let rig = start(Rig::builder().plugin(config).backend_cluster(&cluster));
+    rig.backend().fail(Fault::StallMidBody);
+
+    let ask = |_| rig.request("GET", "/").header("x-tenant-id", "a");
+    let responses = send_all((0..CROWD).map(ask));
+
+    assert!(responses.iter().all(|response| response.status == 503));
+    let failed = |cause: &str| {
+        let labels = [("backend", "quota"), ("cause", cause)];
+        rig.envoy().metric("quota_gate_failures", &labels)
+    };
+    rig.envoy()
+        .expect_metric("quota_gate_failures", &[], CROWD as u32);
+    assert_eq!(
+        (failed("timeout"), failed("unreachable")),
+        (CROWD as f64, 0.0)
+    );
+}
+
+/// Enough to keep a worker's event loop busy for tens of milliseconds at a time.
+const CROWD: usize = 400;

@@ -8,7 +8,7 @@ use quota_gate::gate::{Gate, Level, Outgoing, Release, StreamId};
 
 use crate::events::{Asked, MS, Mode, PolicyFacts, SEC, TENANT_MARK, TOKEN_MARK, Weather};
 use crate::model::{Check, Key, Ruling, without_answer};
-use crate::world::{Call, Cause, End, Instance, Phase, Stream, World};
+use crate::world::{Call, Cause, End, Instance, Phase, Stream, World, clock_slack};
 
 /// What a gate's requests came to, as seen from outside.
 #[derive(Debug, Default)]
@@ -388,7 +388,7 @@ impl World {
                     call.waiter == Some(id),
                     "stream {id} leaves with another's call"
                 );
-                meaning(call, end, now)
+                meaning(call, end, now, self.truth)
             }
         };
         let wanted = match expected {
@@ -445,9 +445,14 @@ impl World {
             Cause::Arrival(id, _) => Some(*id),
             Cause::End(..) | Cause::Forgotten | Cause::Tick => None,
         };
+        let own = self.instance(index);
+        let now = own.clock.now;
+        let busy = own.ticked_by_clock.map_or(told, |ticked| now - ticked);
         Call {
-            since: self.instance(index).clock.now,
+            since: now,
+            made: self.truth,
             timeout: told,
+            head_start: busy.min(told / 4),
             backend,
             check,
             waiter,
@@ -741,10 +746,16 @@ fn fresh<'a>(cause: &'a Cause, key: &Key) -> Option<(&'a Check, Ruling)> {
 }
 
 /// What the end of a call means for the one who waits for it: a reason, or the cause of a failure.
-fn meaning(call: &Call, end: &End, now: u64) -> Result<&'static str, Option<&'static str>> {
-    // The host's timer may fire early, by an eighth of the time and by 10 ms at most.
-    let slack = (call.timeout / 8).min(10 * MS);
-    let late = now - call.since + slack >= call.timeout;
+fn meaning(
+    call: &Call,
+    end: &End,
+    now: u64,
+    truth: u64,
+) -> Result<&'static str, Option<&'static str>> {
+    let elapsed = now - call.since;
+    let late = elapsed + call.head_start + clock_slack(call.timeout) >= call.timeout;
+    // By a clock that was set back meanwhile, a call has not had its time.
+    let has_clock = elapsed >= truth - call.made;
     Err(Some(match end {
         End::Said(said) => {
             return Ok(match said.ruling {
@@ -753,8 +764,9 @@ fn meaning(call: &Call, end: &End, now: u64) -> Result<&'static str, Option<&'st
                 Ruling::Reject(_) => "key_rejected",
             });
         }
-        End::Broken if late => "timeout",
-        End::Broken => "unreachable",
+        End::Stalled if has_clock => "timeout",
+        End::Broken | End::Stalled if late => "timeout",
+        End::Broken | End::Stalled => "unreachable",
         End::Foul(200, _) => "bad_reply",
         End::Foul(..) => "status",
         End::Host(504 | 408) => "timeout",

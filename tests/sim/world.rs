@@ -26,6 +26,8 @@ pub(crate) const TICK: u64 = 20 * MS;
 #[derive(Clone, Debug)]
 pub(crate) enum End {
     Broken,
+    /// The host's timer has ended it while its body was on the way.
+    Stalled,
     /// An answer that can't be read, or of a status that means nothing.
     Foul(u16, Vec<(String, Vec<u8>)>),
     Host(u16),
@@ -74,7 +76,11 @@ pub(crate) struct Call {
     pub(crate) check: Check,
     /// By its gate's steady clock.
     pub(crate) since: u64,
+    /// The same moment, truly.
+    pub(crate) made: u64,
     pub(crate) timeout: u64,
+    /// How long before that the host's timer may have begun: not before the gate's last tick.
+    pub(crate) head_start: u64,
     /// In a simple world: who waits for it.
     pub(crate) waiter: Option<u32>,
 }
@@ -96,6 +102,8 @@ pub(crate) struct Instance {
     pub(crate) setup: Rc<Setup>,
     pub(crate) clock: Steady,
     pub(crate) ticked: Option<u64>,
+    /// The same moment by its steady clock.
+    pub(crate) ticked_by_clock: Option<u64>,
     pub(crate) calls: BTreeMap<u64, Call>,
     pub(crate) known: BTreeMap<Key, Known>,
     pub(crate) outbox: VecDeque<(Effect, Rc<Cause>)>,
@@ -117,8 +125,9 @@ impl Instance {
     fn tick(&mut self, truth: u64, wall: Wall, shared: &mut dyn Shared) {
         self.clock.read(wall.0);
         self.gate.handle_tick(wall, shared);
-        self.ticked = Some(truth);
         let now = self.clock.now;
+        self.ticked = Some(truth);
+        self.ticked_by_clock = Some(now);
         self.calls
             .retain(|_, call| call.since + call.timeout + 2 * TICK > now);
         self.collect(&Rc::new(Cause::Tick));
@@ -319,6 +328,7 @@ impl World {
             setup: Rc::clone(&self.setup),
             clock: Steady::default(),
             ticked: None,
+            ticked_by_clock: None,
             calls: BTreeMap::new(),
             known: BTreeMap::new(),
             outbox: VecDeque::new(),
@@ -544,7 +554,7 @@ impl World {
         let live = self.instance_mut(index).calls.remove(&id);
         let said = match end {
             End::Said(said) => Some(said),
-            End::Broken | End::Foul(..) | End::Host(_) | End::Refused => None,
+            End::Broken | End::Foul(..) | End::Host(_) | End::Refused | End::Stalled => None,
         };
         let cause = Rc::new(Cause::End(live.clone().map(Box::new), end.clone()));
         self.drive(index, |own, wall, shared| {
@@ -571,6 +581,9 @@ impl World {
             .entry(format!("{fault:?}").to_lowercase())
             .or_default() += 1;
         let id = outgoing.id.0;
+        let stall = id
+            .is_multiple_of(2)
+            .then(|| timeout - self.earliest_stall(index, &call));
         self.trace(|_| format!("gate {index}: call {id}: {call:?}: {fault:?}"));
         let check = call.check.clone();
         let backend = call.backend.clone();
@@ -593,9 +606,17 @@ impl World {
             MS / 10,
             *[MS, 10 * MS].get(self.steps as usize % 2).unwrap(),
         );
-        for (after, end) in ends(&mut self.random, fault, timeout, quick, said) {
+        for (after, end) in ends(&mut self.random, fault, (timeout, stall), quick, said) {
             self.plan(after, Event::End(index, id, end));
         }
+    }
+
+    /// How early the host's timer ends a call at the most: the loop has been busy since the tick,
+    /// and its clock is coarse.
+    fn earliest_stall(&self, index: usize, call: &Call) -> u64 {
+        let ticked = self.instance(index).ticked;
+        let busy = ticked.map_or(u64::MAX, |ticked| self.truth - ticked);
+        busy.min(call.head_start) + clock_slack(call.timeout)
     }
 
     fn change_mood(&mut self) {
@@ -749,7 +770,7 @@ fn reply(gate: &mut Gate, wall: Wall, id: CallId, end: &End, shared: &mut dyn Sh
         gate.handle_reply(wall, id, CallEnd::Reply(reply), shared);
     };
     match end {
-        End::Broken => gate.handle_reply(wall, id, CallEnd::Broken, shared),
+        End::Broken | End::Stalled => gate.handle_reply(wall, id, CallEnd::Broken, shared),
         End::Foul(status, headers) => raw(gate, *status, headers, shared),
         End::Host(status) => gate.handle_reply(wall, id, CallEnd::Host(*status), shared),
         End::Refused => gate.handle_reply(wall, id, CallEnd::Refused, shared),
@@ -761,7 +782,7 @@ fn reply(gate: &mut Gate, wall: Wall, id: CallId, end: &End, shared: &mut dyn Sh
 fn ends(
     random: &mut Random,
     fault: Fault,
-    timeout: u64,
+    (timeout, stall): (u64, Option<u64>),
     quick: u64,
     said: Said,
 ) -> Vec<(u64, End)> {
@@ -793,7 +814,8 @@ fn ends(
             twice.push((later, End::Said(other)));
             twice
         }
-        Fault::Hang => vec![silence],
+        // Headers have come, and no body: the timeout ends it as if it broke off.
+        Fault::Hang => vec![stall.map_or(silence, |after| (after, End::Stalled))],
         Fault::Late => vec![silence, (timeout + random.below(100 * MS), End::Said(said))],
         Fault::Lost if random.percent(30) => {
             // The host was late, not forgetful.
@@ -801,4 +823,9 @@ fn ends(
         }
         Fault::Lost | Fault::Refused => Vec::new(),
     }
+}
+
+/// How far the clock of the host's timers may be behind.
+pub(crate) fn clock_slack(timeout: u64) -> u64 {
+    (timeout / 8).min(10 * MS)
 }

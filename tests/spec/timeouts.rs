@@ -105,3 +105,20 @@ fn a_clock_that_jumps_back_holds_nobody() {
 
     assert_eq!(world.end_of(stream).unwrap().cause, Some("timeout"));
 }
+
+/// The host's timer may count from when its loop last looked at the clock: that was not before the
+/// last tick.
+#[test]
+fn an_answer_that_stalls_on_a_busy_worker_is_a_timeout_and_one_that_breaks_off_is_none() {
+    let mut world = World::new(&config(&json!({"timeout": "200ms"})));
+    world.backend(Script::broken().after(176));
+
+    world.run(35);
+    let late = world.ask(&get("late"));
+    let until_the_next_tick = 220 - 35 - 176;
+    world.run(until_the_next_tick);
+    let early = world.ask(&get("early"));
+
+    assert_eq!(late.cause, Some("timeout"));
+    assert_eq!(early.cause, Some("unreachable"));
+}

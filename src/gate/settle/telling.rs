@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::reply::{CallEnd, classify, is_late};
+use super::super::reply::{CallEnd, classify, head_start, is_late};
 use super::super::{CallId, Effect, Gate, Level, Outgoing, TICK, Turn};
 use super::ledger::Batch;
 use super::signed;
@@ -18,6 +18,8 @@ pub(super) struct Report {
     id: String,
     pub(super) batch: Batch,
     sent: Instant,
+    /// How long before that the host's timer for it may have begun to count.
+    head_start: Duration,
 }
 
 impl Report {
@@ -143,7 +145,8 @@ impl Gate {
         let Some(report) = self.settlements.under_way.get(&id.0) else {
             return;
         };
-        let late = is_late(turn.now.since(report.sent), report.timeout());
+        let elapsed = turn.now.since(report.sent);
+        let late = is_late(elapsed.saturating_add(report.head_start), report.timeout());
         let wire = self.wires.get(report.backend());
         let result = classify(end, late).and_then(|raw| {
             let wire = wire.ok_or(CheckError::Internal)?;
@@ -251,6 +254,7 @@ impl Gate {
                 id,
                 batch,
                 sent: turn.now,
+                head_start: Duration::ZERO,
             });
         }
     }
@@ -264,7 +268,7 @@ impl Gate {
         sender.map_or(0, |sender| sender.room(turn.now))
     }
 
-    fn send(&mut self, report: Report) {
+    fn send(&mut self, mut report: Report) {
         let backend = report.backend();
         let batch = &report.batch;
         let message = self.wires.get(backend).and_then(|wire| {
@@ -295,6 +299,7 @@ impl Gate {
         let timeout_ms = u32::try_from(millis(report.timeout()))
             .unwrap_or(u32::MAX)
             .max(1);
+        report.head_start = head_start(report.sent, self.ticked, report.timeout());
         let id = self.pending.next_id();
         self.settlements.under_way.insert(id.0, Box::new(report));
         self.effects.push_back(Effect::Call(Outgoing {
