@@ -38,12 +38,27 @@ pub(crate) fn chains(plan: &Plan, servers: &Servers) -> Result<Vec<Chain>> {
         ..chain("ratelimit", Some(ratelimit()))
     });
     all.extend(modes().into_iter().map(|mode| mode.chain(plan)));
+    all.extend(floors(plan));
     let mut chains = select(all, &plan.only)?;
     chains.extend(plan.also.iter().map(|also| Chain {
         checks: (0.0, f64::INFINITY),
         ..chain(&also.name, Some(wasm(&also.module, &also.configuration)))
     }));
     Ok(chains)
+}
+
+/// What the host takes for the calls of a mode, without a filter's own work: no filter that tells
+/// upstream and access log its decision can add less.
+fn floors(plan: &Plan) -> [Chain; 3] {
+    let floor = |mode, word, checks| Chain {
+        checks: (checks, checks),
+        ..chain(mode, Some(wasm(&plan.floor, word)))
+    };
+    [
+        floor("host calls: off", "off", 0.0),
+        floor("host calls: leased", "local", 0.0),
+        floor("host calls: callout", "callout", 1000.0),
+    ]
 }
 
 /// One key's lease, as the acceptance has it.

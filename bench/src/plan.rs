@@ -13,6 +13,8 @@ pub(crate) struct Plan {
     pub(crate) module: PathBuf,
     /// The filter that does nothing.
     pub(crate) nothing: PathBuf,
+    /// The filter that makes the host calls of a decision, and computes nothing.
+    pub(crate) floor: PathBuf,
     pub(crate) rounds: usize,
     /// How long each chain is under load in a round, at each pace.
     pub(crate) duration: Duration,
@@ -63,6 +65,7 @@ impl Plan {
         Ok(Self {
             module: path("module").context("no module")?,
             nothing: path("nothing").context("no module that does nothing")?,
+            floor: path("floor").context("no module that only makes host calls")?,
             rounds: usize::try_from(json["rounds"].as_u64().context("no rounds")?)?,
             duration: Duration::from_secs_f64(json["seconds"].as_f64().context("no seconds")?),
             rate: u32::try_from(json["rate"].as_u64().context("no rate")?)?,

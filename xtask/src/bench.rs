@@ -91,7 +91,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         "building: minutes the first time, seconds after that",
     );
     build::build(&wasm)?;
-    let nothing = build_nothing(&wasm)?;
+    let [nothing, floor] = build_others(&wasm)?;
     let mut command = program("load", &envoy)?;
     let docs = paths::root().join("docs");
     let publish = args.publish.as_ref().map(|machine| {
@@ -111,6 +111,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let plan = json!({
         "module": paths::module(),
         "nothing": nothing,
+        "floor": floor,
         "rounds": rounds,
         "seconds": seconds,
         "rate": rate,
@@ -136,12 +137,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 /// # Errors
 /// Something can't be built.
 pub(crate) fn check(wasm: &WasmCargo, envoy: &Path) -> Result<Command> {
-    let nothing = build_nothing(wasm)?;
+    let [nothing, floor] = build_others(wasm)?;
     let mut command = program("dev", envoy)?;
     let (rounds, seconds, rate) = QUICK;
     let plan = json!({
         "module": paths::module(),
         "nothing": nothing,
+        "floor": floor,
         "rounds": rounds,
         "seconds": seconds,
         "rate": rate,
@@ -163,15 +165,17 @@ impl Also {
     }
 }
 
-/// Builds the filter that does nothing.
-fn build_nothing(wasm: &WasmCargo) -> Result<PathBuf> {
+/// Builds the filters that this one is measured beside: one that does nothing, and one that makes
+/// the host calls of a decision and computes nothing.
+fn build_others(wasm: &WasmCargo) -> Result<[PathBuf; 2]> {
     let mut command = wasm.command("build");
-    command.args(["--release", "--package", "nothing"]);
+    command.args(["--release", "--package", "nothing", "--package", "floor"]);
     let built = command.status().context("cargo can't be started")?;
     if !built.success() {
-        bail!("the filter that does nothing does not compile for wasm32");
+        bail!("the filters to compare with do not compile for wasm32");
     }
-    Ok(wasm.output_dir("release").join("nothing.wasm"))
+    let dir = wasm.output_dir("release");
+    Ok(["nothing.wasm", "floor.wasm"].map(|name| dir.join(name)))
 }
 
 /// Builds the measurement, which is a program of its own: no other command has to compile what it
