@@ -4,20 +4,22 @@
 pub(crate) const EMPTY: &[u8] = &[0, 0, 0, 0];
 
 /// Serializes headers for the host.
-pub(crate) fn serialize<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Vec<u8> {
-    let mut list = Vec::with_capacity(TYPICAL_HEADERS);
-    list.extend(headers);
-    let size = list
-        .iter()
-        .map(|(name, value)| name.len().saturating_add(value.len()).saturating_add(10))
-        .fold(4, usize::saturating_add);
-    let mut bytes = Vec::with_capacity(size);
-    bytes.extend_from_slice(&length(list.len()));
-    for (name, value) in &list {
+pub(crate) fn serialize<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])> + Clone) -> Vec<u8> {
+    let (mut count, mut data) = (0_usize, 0_usize);
+    for (name, value) in headers.clone() {
+        count = count.saturating_add(1);
+        // Each has a NUL behind it.
+        data = data.saturating_add(name.len()).saturating_add(value.len());
+        data = data.saturating_add(2);
+    }
+    let sizes = count.saturating_add(1).saturating_mul(8);
+    let mut bytes = Vec::with_capacity(data.saturating_add(sizes));
+    bytes.extend_from_slice(&length(count));
+    for (name, value) in headers.clone() {
         bytes.extend_from_slice(&length(name.len()));
         bytes.extend_from_slice(&length(value.len()));
     }
-    for (name, value) in list {
+    for (name, value) in headers {
         bytes.extend_from_slice(name.as_bytes());
         bytes.push(0);
         bytes.extend_from_slice(value);
@@ -113,9 +115,6 @@ fn lengths(size: [u8; 8]) -> [usize; 2] {
 fn length(size: usize) -> [u8; 4] {
     u32::try_from(size).unwrap_or(u32::MAX).to_le_bytes()
 }
-
-/// A check has no more headers than this; others cost a second allocation.
-const TYPICAL_HEADERS: usize = 16;
 
 #[cfg(test)]
 mod tests {

@@ -67,7 +67,10 @@ type Field = (Text, Vec<u8>);
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Message {
     fixed: Rc<[Field]>,
-    own: Vec<Field>,
+    /// The values of `own`, one behind the other: a call costs one allocation, not one a header.
+    values: Vec<u8>,
+    /// Names, and where in `values` each one's value ends.
+    own: Vec<(Text, usize)>,
     /// The body; empty for none.
     pub body: Vec<u8>,
 }
@@ -76,10 +79,13 @@ impl Message {
     /// Every header, pseudo-headers (`:method`, `:path`, `:authority`) included; names in lower
     /// case.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> + Clone {
-        self.fixed
-            .iter()
-            .chain(&self.own)
-            .map(|(name, value)| (name.as_ref(), value.as_slice()))
+        let fixed = self.fixed.iter();
+        let fixed = fixed.map(|(name, value)| (name.as_ref(), value.as_slice()));
+        fixed.chain(Own {
+            values: &self.values,
+            own: &self.own,
+            start: 0,
+        })
     }
 
     /// The first header of that name.
@@ -87,6 +93,25 @@ impl Message {
     pub fn header(&self, name: &str) -> Option<&[u8]> {
         self.headers()
             .find_map(|(own, value)| (own == name).then_some(value))
+    }
+}
+
+/// The headers that differ between messages.
+#[derive(Clone)]
+struct Own<'a> {
+    values: &'a [u8],
+    own: &'a [(Text, usize)],
+    start: usize,
+}
+
+impl<'a> Iterator for Own<'a> {
+    type Item = (&'a str, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let ((name, end), rest) = self.own.split_first()?;
+        let value = self.values.get(self.start..*end)?;
+        (self.own, self.start) = (rest, *end);
+        Some((name.as_ref(), value))
     }
 }
 
@@ -218,7 +243,7 @@ impl Wire {
     #[must_use]
     pub fn encode_report(&self, check: &Check<'_>) -> Option<Message> {
         let shape = &self.language.report.as_ref()?.request;
-        Some(self.fill(shape, &self.report, Vec::new(), check))
+        Some(self.fill(shape, &self.report, None, check))
     }
 
     /// Whether anything is read in the body of the reply to a report.
@@ -242,33 +267,46 @@ impl Wire {
     #[must_use]
     pub fn encode(&self, check: &Check<'_>) -> Message {
         let shape = &self.language.request;
-        let mut own = Vec::with_capacity(shape.headers.len().saturating_add(1));
-        if !self.has_fixed_path {
-            let path = template::render(&shape.path, Context::Path, check, &self.namespace);
-            own.push((":path".into(), path.unwrap_or_default()));
-        }
         let peek = self.peek.as_ref().filter(|_| check.peek);
-        self.fill(shape, peek.unwrap_or(&self.fixed), own, check)
+        let path = (!self.has_fixed_path).then_some(&*shape.path);
+        self.fill(shape, peek.unwrap_or(&self.fixed), path, check)
     }
 
     fn fill(
         &self,
         shape: &Shape,
         fixed: &Rc<[Field]>,
-        mut own: Vec<Field>,
+        path: Option<&[Piece]>,
         check: &Check<'_>,
     ) -> Message {
+        let mut values = Vec::with_capacity(TYPICAL_VALUES_BYTES);
+        let mut own = Vec::with_capacity(shape.headers.len().saturating_add(1));
+        let namespace = &self.namespace;
+        if let Some(path) = path {
+            template::render(&mut values, path, Context::Path, check, namespace);
+            own.push((":path".into(), values.len()));
+        }
         for header in shape.headers.iter() {
-            let value = template::render(&header.value, Context::Header, check, &self.namespace);
-            if let Some(value) = value {
-                own.push((header.name.clone(), value));
+            let start = values.len();
+            if template::render(
+                &mut values,
+                &header.value,
+                Context::Header,
+                check,
+                namespace,
+            ) {
+                own.push((header.name.clone(), values.len()));
+            } else {
+                values.truncate(start);
             }
         }
-        let body = template::render(&shape.body, Context::Json, check, &self.namespace);
+        let mut body = Vec::new();
+        template::render(&mut body, &shape.body, Context::Json, check, namespace);
         Message {
             fixed: Rc::clone(fixed),
+            values,
             own,
-            body: body.unwrap_or_default(),
+            body,
         }
     }
 
@@ -324,6 +362,9 @@ fn clean(value: &str) -> Vec<u8> {
 
 /// A reply body above this is no decision.
 pub const BODY_BYTES_MAX: usize = 65_536;
+
+/// Five headers and a descriptor of a few entries.
+const TYPICAL_VALUES_BYTES: usize = 192;
 
 const CALLS_OWN: [&str; 9] = [
     "connection",

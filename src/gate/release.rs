@@ -164,12 +164,11 @@ impl Gate {
         let Some(waited) = waited else {
             return text;
         };
-        let mut bytes = Vec::with_capacity(MS_BYTES);
+        let mut bytes = Vec::with_capacity(text.len().saturating_add(MS_BYTES));
+        bytes.extend_from_slice(text.as_bytes());
         bytes.extend_from_slice(b" ms=");
         text::push_decimal(&mut bytes, millis(waited));
-        [&*text, std::str::from_utf8(&bytes).unwrap_or_default()]
-            .concat()
-            .into()
+        String::from_utf8(bytes).map_or(text, Rc::from)
     }
 
     fn common_log_state(&mut self, policy: Option<&Rc<Policy>>, decision: &Decision) -> Rc<str> {

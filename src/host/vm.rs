@@ -199,15 +199,16 @@ pub(super) fn on_http_call_response(root: u32, token: u32, headers: u32) {
         let Some(call) = root.calls.remove(&token) else {
             return;
         };
+        let now = wall();
         if headers == 0 {
-            root.end(call, CallEnd::Broken);
+            root.end(now, call, CallEnd::Broken);
         } else {
             let bytes = abi::header_pairs(Map::CallReply).unwrap_or_default();
             let headers = pairs::parse(&bytes);
             let status = value(&headers, b":status").and_then(status_of);
             match (status, value(&headers, FROM_BACKEND)) {
-                (None, _) => root.end(call, CallEnd::Broken),
-                (Some(status), None) => root.end(call, CallEnd::Host(status)),
+                (None, _) => root.end(now, call, CallEnd::Broken),
+                (Some(status), None) => root.end(now, call, CallEnd::Host(status)),
                 (Some(status), Some(_)) => {
                     let body = match root.gate.as_ref().is_some_and(|gate| gate.reads_body(call)) {
                         true => abi::buffer(Buffer::CallReply, BODY_BYTES_MAX.saturating_add(1)),
@@ -217,9 +218,9 @@ pub(super) fn on_http_call_response(root: u32, token: u32, headers: u32) {
                         status,
                         headers: &headers,
                         body: &body,
-                        now: wall(),
+                        now,
                     };
-                    root.end(call, CallEnd::Reply(reply));
+                    root.end(now, call, CallEnd::Reply(reply));
                 }
             }
         }
@@ -315,9 +316,9 @@ impl Vm {
 }
 
 impl Root {
-    fn end(&mut self, call: CallId, end: CallEnd<'_>) {
+    fn end(&mut self, now: Wall, call: CallId, end: CallEnd<'_>) {
         if let Some(gate) = &mut self.gate {
-            gate.handle_reply(wall(), call, end, &mut HostShared);
+            gate.handle_reply(now, call, end, &mut HostShared);
         }
     }
 
@@ -356,7 +357,7 @@ impl Root {
             Some(token) => {
                 self.calls.insert(token, outgoing.id);
             }
-            None => self.end(outgoing.id, CallEnd::Refused),
+            None => self.end(wall(), outgoing.id, CallEnd::Refused),
         }
     }
 

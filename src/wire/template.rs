@@ -22,31 +22,29 @@ pub enum Context {
     Path,
 }
 
-/// The template's text for `check`; `None` where, in a header, a slot has nothing to say.
+/// Appends the template's text for `check`; `false` where, in a header, a slot has nothing to say,
+/// and then what has been appended is worth nothing.
 pub(super) fn render(
+    out: &mut Vec<u8>,
     pieces: &[Piece],
     context: Context,
     check: &Check<'_>,
     namespace: &str,
-) -> Option<Vec<u8>> {
-    if pieces.is_empty() {
-        return Some(Vec::new());
-    }
-    let mut out = Vec::with_capacity(TYPICAL_BYTES);
+) -> bool {
     for piece in pieces {
         match piece {
             Piece::IfFree(raw) if check.cost == 0 => out.extend_from_slice(raw.as_bytes()),
             Piece::IfFree(_) => {}
             Piece::Raw(raw) => out.extend_from_slice(raw.as_bytes()),
             Piece::Slot(slot) => {
-                let filled = fill(&mut out, slot, context, check, namespace);
+                let filled = fill(out, slot, context, check, namespace);
                 if !filled && context == Context::Header {
-                    return None;
+                    return false;
                 }
             }
         }
     }
-    Some(out)
+    true
 }
 
 /// Appends what the slot says; `false` where it has nothing to say.
@@ -172,6 +170,3 @@ fn push_pairs(out: &mut Vec<u8>, check: &Check<'_>) {
         out.extend_from_slice(b"\"}");
     }
 }
-
-/// A descriptor of a few entries, or a request's id.
-const TYPICAL_BYTES: usize = 64;
