@@ -38,6 +38,7 @@
 //! | `gate/settle.rs` | what requests really used, once their streams are over |
 //! | `gate/settle/usage.rs` | what a response says of that |
 //! | `gate/settle/ledger.rs` | units by key, until they are told |
+//! | `gate/settle/tally.rs` | what became of requests since the last tick |
 //! | `gate/settle/telling.rs`, `gate/settle/sender.rs` | what is told when, and how fast |
 //! | `gate/watch.rs` | what happens without a request |
 //! | `gate/report.rs` | the log, with bounds |

@@ -15,9 +15,9 @@ pub trait Response {
     /// The response's trailer `name`, which is in lower case.
     fn trailer(&self, name: &str) -> Header;
 
-    /// A property of the host by its path, as raw bytes; `None` when it is absent, empty, or can't
-    /// be read.
-    fn property(&self, path: &[String]) -> Option<Vec<u8>>;
+    /// A property of the host by its path, whose elements have NUL between them, as raw bytes;
+    /// `None` when it is absent, empty, or can't be read.
+    fn property(&self, path: &str) -> Option<Vec<u8>>;
 
     /// The status that was sent to the client; `None` where none was.
     fn status(&self) -> Option<u16> {
@@ -31,7 +31,7 @@ pub trait Response {
 pub struct PlainResponse {
     headers: Vec<(String, Vec<u8>)>,
     trailers: Vec<(String, Vec<u8>)>,
-    properties: BTreeMap<Vec<String>, Vec<u8>>,
+    properties: BTreeMap<String, Vec<u8>>,
 }
 
 impl PlainResponse {
@@ -66,8 +66,7 @@ impl PlainResponse {
     /// Sets a value in the dynamic metadata: the namespace, then the keys.
     #[must_use]
     pub fn with_metadata(mut self, path: &[&str], value: impl AsRef<[u8]>) -> Self {
-        let whole = ["metadata", "filter_metadata"].iter().chain(path);
-        let whole = whole.map(|element| (*element).to_owned()).collect();
+        let whole = ["metadata\0filter_metadata", &path.join("\0")].join("\0");
         self.properties.insert(whole, value.as_ref().to_vec());
         self
     }
@@ -82,7 +81,7 @@ impl Response for PlainResponse {
         only(&self.trailers, name)
     }
 
-    fn property(&self, path: &[String]) -> Option<Vec<u8>> {
+    fn property(&self, path: &str) -> Option<Vec<u8>> {
         let value = self.properties.get(path)?;
         (!value.is_empty()).then(|| value.clone())
     }

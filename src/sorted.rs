@@ -107,6 +107,12 @@ impl<K: Ord, V> SortedMap<K, V> {
         self.pairs.get(at).map(|(_, value)| value)
     }
 
+    /// The value of the key that `order` finds equal, to be changed.
+    pub fn find_mut(&mut self, order: impl Fn(&K) -> Ordering) -> Option<&mut V> {
+        let at = self.pairs.binary_search_by(|(own, _)| order(own)).ok()?;
+        self.pairs.get_mut(at).map(|(_, value)| value)
+    }
+
     /// The value of `key`, to be changed.
     pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
         let at = self.place(key).ok()?;

@@ -57,8 +57,8 @@ pub struct Usage {
 pub enum UsagePlace {
     /// In the response's header of that lower-case name.
     Header(String),
-    /// In Envoy's dynamic metadata, as the path of a property.
-    Metadata(Vec<String>),
+    /// In Envoy's dynamic metadata, as the path of a property, with NUL between its elements.
+    Metadata(String),
     /// In the response's trailer of that lower-case name.
     Trailer(String),
 }
@@ -125,8 +125,11 @@ impl Builder {
         } else if let Some(name) = header(&usage::TRAILER) {
             UsagePlace::Trailer(name)
         } else {
-            let mut path = vec!["metadata".to_owned(), "filter_metadata".to_owned()];
-            path.extend(texts(node.items(&usage::METADATA)));
+            let mut path = "metadata\0filter_metadata".to_owned();
+            for element in texts(node.items(&usage::METADATA)) {
+                path.push('\0');
+                path.push_str(&element);
+            }
             UsagePlace::Metadata(path)
         };
         Usage {
@@ -261,7 +264,7 @@ mod tests {
         ]}});
         let config = parse(config(backend("headers"), usage).as_bytes()).unwrap();
         let settle = config.policies[0].settle.as_deref().unwrap();
-        let path = ["metadata", "filter_metadata", "llm", "usage", "cached"];
+        let path = "metadata\0filter_metadata\0llm\0usage\0cached";
         assert_eq!(
             settle.usage,
             [
@@ -270,7 +273,7 @@ mod tests {
                     times: 2_500
                 },
                 Usage {
-                    place: UsagePlace::Metadata(path.map(str::to_owned).to_vec()),
+                    place: UsagePlace::Metadata(path.to_owned()),
                     times: -1
                 },
             ]

@@ -122,6 +122,15 @@ impl Number {
             Some(up) => (mantissa.checked_shl(up).unwrap_or(u64::MAX), 0),
             None => {
                 let down = 1075_u32.saturating_sub(exponent);
+                // A whole number needs no wider arithmetic.
+                if down <= mantissa.trailing_zeros() {
+                    let whole = mantissa.checked_shr(down).unwrap_or(0);
+                    return Some(Self {
+                        negative: double.is_sign_negative() && whole != 0,
+                        whole,
+                        nanos: 0,
+                    });
+                }
                 let scaled = u128::from(mantissa).saturating_mul(NANOS);
                 let half = 1_u128.checked_shl(down.saturating_sub(1)).unwrap_or(0);
                 let rounded = scaled.saturating_add(half).checked_shr(down).unwrap_or(0);

@@ -15,6 +15,7 @@
 
 mod ledger;
 mod sender;
+mod tally;
 mod telling;
 mod usage;
 
@@ -26,13 +27,13 @@ use crate::config::Policy;
 use crate::config::settle::SettleMode;
 use crate::decision::{AllowReason, Decision, DenyReason, Outcome};
 use crate::descriptor::Key;
-use crate::metrics::Metric;
 use crate::response::{PlainResponse, Response};
 use crate::sorted::SortedMap;
 use crate::time::{Instant, Wall};
 
 use ledger::{Batch, Ledger};
 use sender::Sender;
+use tally::Tally;
 use telling::{Ids, Report};
 use usage::Use;
 
@@ -45,6 +46,8 @@ pub(super) struct Settlements {
     again: Vec<Report>,
     under_way: SortedMap<u64, Box<Report>>,
     senders: Vec<Sender>,
+    /// What became of requests since the last tick, by backend.
+    tallies: Vec<Tally>,
     ids: Ids,
     /// Batches that wait or are under way, by backend, as the gauge has them.
     told: Vec<i64>,
@@ -75,6 +78,7 @@ impl Settlements {
             again: Vec::new(),
             under_way: SortedMap::new(),
             senders: vec![Sender::new(seed); backends],
+            tallies: vec![Tally::default(); backends],
             ids: Ids::new(seed),
             told: vec![0; backends],
             dropped: SortedMap::new(),
@@ -143,8 +147,14 @@ impl Gate {
         cost: u64,
     ) {
         if is_charged_ahead(policy) {
-            let units = signed(cost).saturating_neg();
-            self.enter(batch_of(now, policy, key, None, units, 0));
+            self.enter(Batch {
+                policy: Rc::clone(policy),
+                key: key.clone(),
+                unchecked: None,
+                units: signed(cost).saturating_neg(),
+                requests: 0,
+                since: now,
+            });
         }
     }
 
@@ -179,35 +189,43 @@ impl Gate {
         let Some(terms) = open.policy.settle.clone() else {
             return;
         };
-        let backend = open.policy.backend;
+        let Some(tally) = self.settlements.tallies.get_mut(open.policy.backend) else {
+            return;
+        };
         if open.unchecked.is_some() && terms.skips_unchecked {
-            return self.metrics.add(Metric::Settlements(backend, "skipped"), 1);
+            return count(&mut tally.skipped, 1);
         }
         let default = terms.default.unwrap_or(open.cost).min(terms.max);
         let (used, how) = match usage::measure(&terms, response) {
-            Use::Told(units) => (units, "measured"),
-            Use::Untold => (default, "default"),
-            Use::Failed if terms.keeps_on_error => (default, "kept"),
-            Use::Failed => (0, "released"),
+            Use::Told(units) => (units, &mut tally.measured),
+            Use::Untold => (default, &mut tally.default),
+            Use::Failed if terms.keeps_on_error => (default, &mut tally.kept),
+            Use::Failed => (0, &mut tally.released),
         };
-        self.metrics.add(Metric::Settlements(backend, how), 1);
+        count(how, 1);
         let mut units = signed(used).saturating_sub(signed(open.charged));
         if let (Some(lease), None) = (&open.policy.lease, open.unchecked) {
             let key = open.key.as_bytes();
             let size = units.unsigned_abs();
             if units > 0 {
                 let paid = signed(self.leases.debit(now, key, size));
-                self.count_units(backend, "leased", paid);
+                count(&mut tally.leased, paid);
                 units = units.saturating_sub(paid);
             } else if units < 0 {
                 let returned = signed(self.leases.give_back(now, key, size, lease));
-                self.count_units(backend, "returned", returned);
+                count(&mut tally.returned, returned);
                 units = units.saturating_add(returned);
             }
         }
         if units != 0 {
-            let batch = batch_of(now, &open.policy, &open.key, open.unchecked, units, 1);
-            self.enter(batch);
+            self.enter(Batch {
+                policy: open.policy,
+                key: open.key,
+                unchecked: open.unchecked,
+                units,
+                requests: 1,
+                since: now,
+            });
         }
     }
 
@@ -256,22 +274,8 @@ fn is_charged_ahead(policy: &Policy) -> bool {
     terms.is_some_and(|terms| terms.mode == SettleMode::Correct)
 }
 
-fn batch_of(
-    now: Instant,
-    policy: &Rc<Policy>,
-    key: &Key,
-    unchecked: Option<AllowReason>,
-    units: i64,
-    requests: u32,
-) -> Batch {
-    Batch {
-        policy: Rc::clone(policy),
-        key: key.clone(),
-        unchecked,
-        units,
-        requests,
-        since: now,
-    }
+fn count(sum: &mut i64, more: i64) {
+    *sum = sum.saturating_add(more);
 }
 
 fn signed(units: u64) -> i64 {

@@ -56,8 +56,8 @@ impl Response for HostResponse {
         only(&self.trailers, Map::ResponseTrailers, name)
     }
 
-    fn property(&self, path: &[String]) -> Option<Vec<u8>> {
-        abi::property(path.join("\0").as_bytes()).filter(|value| !value.is_empty())
+    fn property(&self, path: &str) -> Option<Vec<u8>> {
+        abi::property(path.as_bytes()).filter(|value| !value.is_empty())
     }
 }
 

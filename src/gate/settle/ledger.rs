@@ -77,12 +77,16 @@ impl Ledger {
 
     /// Adds to the batch of a key. What has to be dropped for it comes back.
     pub(super) fn add(&mut self, batch: Batch) -> Option<Batch> {
-        let place = (batch.key.clone(), batch.unchecked);
-        if let Some(own) = self.batches.get_mut(&place) {
+        let own = self.batches.find_mut(|(key, unchecked)| {
+            let order = key.cmp(&batch.key);
+            order.then_with(|| unchecked.cmp(&batch.unchecked))
+        });
+        if let Some(own) = own {
             own.units = own.units.saturating_add(batch.units);
             own.requests = own.requests.saturating_add(batch.requests);
             return None;
         }
+        let place = (batch.key.clone(), batch.unchecked);
         let weight = weight(&batch);
         let full = self.batches.len() >= self.entries_max
             || self.bytes.saturating_add(weight) > self.bytes_max;
@@ -172,3 +176,133 @@ fn weight(batch: &Batch) -> usize {
 
 /// What a batch is counted as beside its key.
 const BATCH_BYTES: usize = 120;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse::parse;
+    use crate::descriptor::describe;
+    use crate::request::PlainRequest;
+
+    /// A batch of a tenant's units that became due at 0.
+    fn batch(tenant: &str, units: i64) -> Batch {
+        let config = parse(
+            br#"{
+                "backends": {"b": {"cluster": "c"}},
+                "policies": {"p": {
+                    "backend": "b",
+                    "descriptor": [{"name": "tenant", "header": "x-tenant"}],
+                    "failure_mode": "fail_closed",
+                    "settle": {"usage": [{"header": "x-units"}]}
+                }},
+                "default_policy": "p",
+                "host_budget": "1s"
+            }"#,
+        )
+        .unwrap();
+        let policy = Rc::clone(&config.policies[0]);
+        let request = PlainRequest::new("GET", "a", "/").with_header("x-tenant", tenant);
+        Batch {
+            key: describe(&policy, &request).unwrap().into_key(),
+            policy,
+            unchecked: None,
+            units,
+            requests: 1,
+            since: Instant(0),
+        }
+    }
+
+    fn units(ledger: &Ledger) -> Vec<i64> {
+        ledger.batches().map(|batch| batch.units).collect()
+    }
+
+    #[test]
+    fn sums_up_what_is_of_one_key() {
+        let mut ledger = Ledger::new(10, 10_000);
+        for (tenant, units) in [("a", 7), ("b", 5), ("a", -3)] {
+            assert!(ledger.add(batch(tenant, units)).is_none());
+        }
+        let mut unchecked = batch("a", 1);
+        unchecked.unchecked = Some(AllowReason::FailedOpen);
+        assert!(ledger.add(unchecked).is_none());
+
+        assert_eq!(units(&ledger), [4, 1, 5]);
+        let requests: Vec<u32> = ledger.batches().map(|batch| batch.requests).collect();
+        assert_eq!(requests, [2, 1, 1]);
+    }
+
+    #[test]
+    fn when_it_is_full_the_smallest_batch_goes() {
+        let mut ledger = Ledger::new(3, 10_000);
+        for (tenant, units) in [("a", 7), ("b", -2), ("c", 5)] {
+            assert!(ledger.add(batch(tenant, units)).is_none());
+        }
+
+        let dropped = ledger.add(batch("d", 3)).map(|batch| batch.units);
+
+        assert_eq!(dropped, Some(-2));
+        assert_eq!(units(&ledger), [7, 5, 3]);
+    }
+
+    #[test]
+    fn when_it_is_full_a_new_batch_that_is_the_smallest_is_not_taken() {
+        let mut ledger = Ledger::new(2, 10_000);
+        assert!(ledger.add(batch("a", 7)).is_none());
+        assert!(ledger.add(batch("b", 2)).is_none());
+
+        let dropped = ledger.add(batch("c", 2)).map(|batch| batch.units);
+
+        assert_eq!(dropped, Some(2));
+        assert_eq!(units(&ledger), [7, 2]);
+        // What has a batch already is added to it, however full it is.
+        assert!(ledger.add(batch("a", 1)).is_none());
+        assert_eq!(units(&ledger), [8, 2]);
+    }
+
+    #[test]
+    fn its_bytes_are_bounded_too_and_come_free_again() {
+        let one = weight(&batch("a", 1));
+        let mut ledger = Ledger::new(10, 2 * one);
+        assert!(ledger.add(batch("a", 3)).is_none());
+        assert!(ledger.add(batch("b", 4)).is_none());
+        assert_eq!(ledger.bytes, 2 * one);
+
+        assert_eq!(ledger.add(batch("c", 5)).map(|batch| batch.units), Some(3));
+        assert_eq!(ledger.bytes, 2 * one);
+
+        assert_eq!(ledger.take_all().len(), 2);
+        assert_eq!(ledger.bytes, 0);
+        assert!(ledger.is_empty());
+    }
+
+    #[test]
+    fn more_than_half_full_it_gives_out_what_is_not_due_yet() {
+        let mut ledger = Ledger::new(4, 10_000);
+        let mut take = |tenant| {
+            assert!(ledger.add(batch(tenant, 1)).is_none());
+            ledger.take_due(Instant(0), |_| true).len()
+        };
+        assert_eq!([take("a"), take("b"), take("c")], [0, 0, 3]);
+    }
+
+    #[test]
+    fn who_was_told_last_comes_last() {
+        let mut ledger = Ledger::new(10, 10_000);
+        for tenant in ["a", "b", "c"] {
+            assert!(ledger.add(batch(tenant, 1)).is_none());
+        }
+        let due = Instant(0).after(Duration::from_millis(100));
+        let mut take_one = || {
+            let mut room = 1;
+            let taken = ledger.take_due(due, |_| std::mem::take(&mut room) == 1);
+            taken.into_iter().map(|batch| batch.key).collect::<Vec<_>>()
+        };
+        assert_eq!(take_one(), [batch("b", 1).key]);
+        ledger.add(batch("b", 1));
+
+        let next = ledger.take_due(due, |_| true).into_iter();
+
+        let keys = ["c", "a", "b"].map(|tenant| batch(tenant, 1).key);
+        assert_eq!(next.map(|batch| batch.key).collect::<Vec<_>>(), keys);
+    }
+}

@@ -346,8 +346,9 @@ impl Gate {
         }
     }
 
-    /// Brings the gauge of what waits up to date.
+    /// Brings the metrics up to date: what became of requests, and how much waits.
     pub(in super::super) fn count_settlements(&mut self) {
+        self.count_tallies();
         let idle = self.settlements.told.iter().all(|told| *told == 0);
         if idle && self.settlements.is_empty() {
             return;
@@ -362,6 +363,24 @@ impl Gate {
             let metric = Metric::SettlementsPending(backend);
             self.metrics.add(metric, now.saturating_sub(*told));
             *told = now;
+        }
+    }
+
+    /// Hands over what became of requests since the last time.
+    fn count_tallies(&mut self) {
+        for (backend, tally) in self.settlements.tallies.iter_mut().enumerate() {
+            let Some(tally) = tally.take() else { continue };
+            for (how, requests) in tally.requests() {
+                if requests != 0 {
+                    self.metrics
+                        .add(Metric::Settlements(backend, how), requests);
+                }
+            }
+            for (what, units) in tally.units() {
+                if units != 0 {
+                    self.metrics.add(Metric::SettledUnits(backend, what), units);
+                }
+            }
         }
     }
 

@@ -21,18 +21,29 @@ pub(super) fn measure(settle: &Settle, response: &dyn Response) -> Use {
     let mut sum = None;
     for part in &settle.usage {
         if let Some(thousandths) = part_of(&part.place, response) {
-            let product = i128::from(thousandths).saturating_mul(i128::from(part.times));
-            sum = Some(product.saturating_add(sum.unwrap_or(0)));
+            // A few products of 50 and 20 bits; what can't wrap costs least when it may.
+            let product = i128::from(thousandths).wrapping_mul(i128::from(part.times));
+            sum = Some(product.wrapping_add(sum.unwrap_or(0)));
         }
     }
     if let Some(millionths) = sum {
-        let units = u128::try_from(millionths).map_or(0, |sum| sum.div_ceil(MILLION));
-        let units = u64::try_from(units).unwrap_or(u64::MAX);
-        return Use::Told(units.min(settle.max));
+        return Use::Told(units_up(millionths).min(settle.max));
     }
     match response.status() {
         Some(..FIRST_ERROR) => Use::Untold,
         Some(_) | None => Use::Failed,
+    }
+}
+
+/// Whole units, rounded up; none below 0. Almost every sum fits 64 bits, where a division costs
+/// a fraction.
+fn units_up(millionths: i128) -> u64 {
+    match u64::try_from(millionths) {
+        Ok(sum) => sum.div_ceil(MILLION),
+        Err(_) => {
+            let units = u128::try_from(millionths).map_or(0, |sum| sum.div_ceil(MILLION.into()));
+            u64::try_from(units).unwrap_or(u64::MAX)
+        }
     }
 }
 
@@ -62,20 +73,26 @@ fn text_number(text: &[u8]) -> Option<Number> {
 }
 
 /// The host tells the value and not its type: a number is the eight bytes of a double, and a text
-/// that holds one has digits only, which as a double would be below 10^-30.
+/// that holds one has digits and signs only, which as a double would be below 10^-30.
 fn metadata_number(bytes: &[u8]) -> Option<Number> {
-    if let Some(number) = text_number(bytes) {
-        return Some(number);
+    match bytes.try_into() {
+        Ok(double) if !bytes.iter().all(|byte| is_of_number(*byte)) => {
+            Number::from_f64(f64::from_le_bytes(double))
+        }
+        Ok(_) | Err(_) => text_number(bytes),
     }
-    let double = f64::from_le_bytes(bytes.try_into().ok()?);
-    Number::from_f64(double)
+}
+
+/// Whether a byte may stand in a number that is written out.
+const fn is_of_number(byte: u8) -> bool {
+    matches!(byte, b' ' | b'+' | b'-' | b'.' | b'0'..=b'9' | b'E' | b'e')
 }
 
 /// Sums of products of up to this many thousandths stay within 128 bits.
 const THOUSANDTHS_MAX: i64 = 1_000_000_000_000_000;
 
 /// A part's thousandths times a factor's.
-const MILLION: u128 = 1_000_000;
+const MILLION: u64 = 1_000_000;
 
 /// A longer text is no number that anybody counts with.
 const NUMBER_BYTES_MAX: usize = 32;
@@ -111,8 +128,7 @@ mod tests {
     }
 
     fn tokens(key: &str) -> UsagePlace {
-        let path = ["metadata", "filter_metadata", "llm", key];
-        UsagePlace::Metadata(path.map(str::to_owned).to_vec())
+        UsagePlace::Metadata(format!("metadata\0filter_metadata\0llm\0{key}"))
     }
 
     fn told(value: &str) -> Use {
@@ -169,6 +185,10 @@ mod tests {
         };
         assert_eq!(of(&12.0_f64.to_le_bytes()), Use::Told(12));
         assert_eq!(of(b"00000012"), Use::Told(12));
+        assert_eq!(of(b"1.5e+001"), Use::Told(15));
+        // Eight bytes that could be read, and are no number all the same.
+        assert_eq!(of(&2.0625_f64.to_le_bytes()), Use::Told(3));
+        assert_eq!(of(b"ABCDEFG@"), Use::Told(47));
         assert_eq!(of(&0.0_f64.to_le_bytes()), Use::Told(0));
         for value in [f64::NAN, f64::INFINITY, -3.0] {
             assert_eq!(of(&value.to_le_bytes()), Use::Untold, "{value}");
