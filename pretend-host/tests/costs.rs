@@ -79,6 +79,7 @@ fn ways() -> Vec<Way> {
         .into_iter()
         .chain(checked_ways())
         .chain(cut_off_ways())
+        .chain(settled_ways())
         .collect()
 }
 
@@ -182,6 +183,42 @@ fn cut_off_ways() -> [Way; 3] {
     ]
 }
 
+/// What the response says is charged: from a lease, and in a report to the backend.
+fn settled_ways() -> [Way; 2] {
+    let usage = json!([{"metadata": ["llm.usage", "total"]}]);
+    let leased = json!({
+        "failure_mode": "fail_closed",
+        "cost": 10,
+        "lease": {"max_units": 5000, "ttl": "10s"},
+        "settle": {"mode": "correct", "usage": usage},
+    });
+    let cached = json!({
+        "failure_mode": "fail_closed",
+        "cache": {"allow_ttl": "60s"},
+        "settle": {"usage": usage},
+    });
+    [
+        Way {
+            request: used,
+            ..way(
+                "settled_leased",
+                leased,
+                allow,
+                "allow reason=leased policy=p backend=quota",
+            )
+        },
+        Way {
+            request: used,
+            ..way(
+                "settled_cached",
+                cached,
+                allow,
+                "allow reason=cached policy=p backend=quota",
+            )
+        },
+    ]
+}
+
 fn way(name: &'static str, policy: Value, backend: fn(&Call) -> Ending, note: &'static str) -> Way {
     Way {
         name,
@@ -255,15 +292,21 @@ impl Way {
     }
 }
 
-/// What one tick costs: with nothing to do, and behind 100 leased requests.
-fn ticks(module: &Module) -> [(String, Cost); 2] {
+/// What one tick costs: with nothing to do, behind 100 leased requests, and behind 100 that are
+/// settled by reports.
+fn ticks(module: &Module) -> [(String, Cost); 3] {
     let ways = ways();
-    let way = ways.iter().find(|way| way.name == "leased").unwrap();
-    let mut host = way.host(module);
-    way.send(&mut host, WARM_UP);
-    let before = host.costs(0);
-    way.send(&mut host, REQUESTS);
-    let busy = host.costs(0).since(&before).of("proxy_on_tick");
+    let busy = |name: &str| {
+        let way = ways.iter().find(|way| way.name == name).unwrap();
+        let mut host = way.host(module);
+        way.send(&mut host, WARM_UP);
+        let before = host.costs(0);
+        way.send(&mut host, REQUESTS);
+        let costs = host.costs(0).since(&before).of("proxy_on_tick");
+        (host, costs)
+    };
+    let (_, settling) = busy("settled_cached");
+    let (mut host, busy) = busy("leased");
     host.run_for(60_000 * MILLISECOND);
     let before = host.costs(0);
     host.run_for(20_000 * MILLISECOND);
@@ -275,6 +318,7 @@ fn ticks(module: &Module) -> [(String, Cost); 2] {
     [
         ("tick_busy".into(), per_tick(&busy)),
         ("tick_idle".into(), per_tick(&idle)),
+        ("tick_settling".into(), per_tick(&settling)),
     ]
 }
 
@@ -391,6 +435,12 @@ fn request() -> Request {
         .route_name("items")
 }
 
+/// Its response says that it has used 7 units.
+fn used() -> Request {
+    let total = ["metadata", "filter_metadata", "llm.usage", "total"];
+    request().property(&total, 7.0_f64.to_le_bytes())
+}
+
 fn preflight() -> Request {
     Request::new("OPTIONS", "/v1/items")
         .header("origin", "https://app.example")
@@ -419,8 +469,9 @@ fn unreachable(_: &Call) -> Ending {
     Ending::new(0, End::Host(503))
 }
 
-/// Enough for the breaker to trip, a lease to find its rate, every table to have its entry.
-const WARM_UP: usize = 200;
+/// Enough for the breaker to trip, a lease to find its rate, every table to have its entry, and a
+/// first report to be told.
+const WARM_UP: usize = 1000;
 
 const REQUESTS: usize = 1000;
 
