@@ -18,6 +18,8 @@ pub(crate) struct Chain {
     pub(crate) checks: (f64, f64),
     /// What it may add to the CPU time of a request at most, in shares of what ext_authz adds.
     pub(crate) target: Option<f64>,
+    /// Whether it settles what each request has used.
+    pub(crate) settles: bool,
 }
 
 /// The chains of a plan; the one without a filter is always the first.
@@ -114,6 +116,7 @@ fn chain(name: &str, filter: Option<Value>) -> Chain {
         reason: None,
         checks: (0.0, 0.0),
         target: None,
+        settles: false,
     }
 }
 
@@ -133,31 +136,30 @@ impl Mode {
             reason: Some(self.reason),
             checks: self.checks,
             target: Some(self.target),
+            settles: self.policy.get("settle").is_some(),
             ..gate(self.name, plan, &self.policy, &self.more)
         }
     }
 }
 
-fn modes() -> [Mode; 5] {
+fn modes() -> Vec<Mode> {
     let cache = json!({"cache": {"allow_ttl": "60s"}});
     let lease = json!({"lease": {"max_units": 500, "ttl": "1s"}});
     let hangs = json!({"backends": {"quota": {"cluster": "quota-backend-hangs"}}});
-    let mode = |name, policy, reason, checks, target| Mode {
-        name,
-        policy,
-        more: json!({}),
-        reason,
-        checks,
-        target,
-    };
-    [
+    let mut modes = vec![
         Mode {
             more: json!({"default_policy": "off"}),
             ..mode("off", json!({}), "bypassed", (0.0, 0.0), 0.08)
         },
         mode("leased", lease, "leased", (0.0, 50.0), 0.20),
         mode("cached", cache, "cached", (0.0, 1.0), 0.20),
-        mode("callout", json!({}), "within_quota", (1000.0, 1000.0), 1.10),
+        mode(
+            "callout",
+            json!({}),
+            "within_quota",
+            (1000.0, 1000.0),
+            CALLOUT,
+        ),
         Mode {
             more: hangs,
             ..mode(
@@ -168,7 +170,49 @@ fn modes() -> [Mode; 5] {
                 0.20,
             )
         },
+    ];
+    modes.extend(settled_modes());
+    modes
+}
+
+/// Charged by what the upstream's answers say: 27 bytes, a unit for each ten of them. Where there
+/// is a lease, it is for as many requests as in the mode `leased`.
+fn settled_modes() -> [Mode; 2] {
+    let usage = json!([{"header": "content-length", "times": 0.1}]);
+    let leased = json!({
+        "cost": 4,
+        "lease": {"max_units": 2000, "ttl": "1s"},
+        "settle": {"mode": "correct", "usage": usage},
+    });
+    let asked = json!({"settle": {"usage": usage}});
+    [
+        mode("settled", leased, "leased", (0.0, 100.0), SETTLED),
+        // Each request has its check, and a few reports are for all of them.
+        mode(
+            "callout settled",
+            asked,
+            "within_quota",
+            (1000.0, 1060.0),
+            CALLOUT + SETTLED,
+        ),
     ]
+}
+
+fn mode(
+    name: &'static str,
+    policy: Value,
+    reason: &'static str,
+    checks: (f64, f64),
+    target: f64,
+) -> Mode {
+    Mode {
+        name,
+        policy,
+        more: json!({}),
+        reason,
+        checks,
+        target,
+    }
 }
 
 /// A configuration with what every mode has in common; everything that is not there is a default.
@@ -253,6 +297,12 @@ pub(crate) const NO_FILTER: &str = "no filter";
 
 /// The chain whose cost the targets are shares of.
 pub(crate) const EXT_AUTHZ: &str = "ext_authz";
+
+/// What a request may add that has a check of its own, in shares of what ext_authz adds.
+const CALLOUT: f64 = 1.10;
+
+/// What settling may add, in the same shares; with a lease, all of it together.
+const SETTLED: f64 = 0.25;
 
 /// The largest lease of the hot key.
 pub(crate) const HOT_KEY_UNITS: u64 = 500;

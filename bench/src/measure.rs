@@ -23,6 +23,9 @@ pub(crate) struct Sample {
     pub(crate) refused: u64,
     /// Requests that the filter gave the chain's reason, warm-up included, and all it decided.
     pub(crate) reasons: Option<(u64, u64)>,
+    /// Requests that were settled by what their responses told, warm-up included; `None` where
+    /// none is to be settled.
+    pub(crate) settled: Option<u64>,
     /// Requests that the upstream saw, warm-up included, and all that were answered.
     pub(crate) upstream: (u64, u64),
     /// The memory that Envoy has in RAM, in bytes.
@@ -76,6 +79,7 @@ impl Bench {
             paced,
             refused: loads.iter().map(|load| load.refused).sum(),
             reasons: chain.reason.map(|reason| reasons(&envoy, reason, answered)),
+            settled: chain.settles.then(|| settled(&envoy, answered)),
             upstream: (self.servers.upstream.seen() - upstream, answered),
             memory: envoy.memory_bytes(),
         })
@@ -135,6 +139,15 @@ fn reasons(envoy: &Envoy, reason: &str, expected: u64) -> (u64, u64) {
     let _in_time = within(COUNTED, || (all() == expected).then_some(()));
     let these = envoy.metric("quota_gate_requests", &[("reason", reason)]);
     (these as u64, all())
+}
+
+/// How many requests the filter settled by what their responses told, when it has counted
+/// `expected`.
+fn settled(envoy: &Envoy, expected: u64) -> u64 {
+    let measured = [("result", "measured")];
+    let settled = || envoy.metric("quota_gate_settlements", &measured) as u64;
+    let _in_time = within(COUNTED, || (settled() == expected).then_some(()));
+    settled()
 }
 
 /// Who else uses the machine while something is measured.

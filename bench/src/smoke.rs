@@ -75,6 +75,12 @@ fn sample_findings(row: &Row, sample: &Sample, findings: &mut Vec<String>) {
             format!("{checks:.1} checks per 1,000 requests, not {from} to {to}"),
         );
     }
+    if let Some(settled) = sample.settled {
+        expect(
+            settled == answered,
+            format!("the filter settled {settled} of {answered} requests"),
+        );
+    }
     if let (Some(reason), Some((these, all))) = (row.chain.reason, sample.reasons) {
         expect(
             all == answered,
