@@ -251,6 +251,37 @@ fn what_can_not_be_told_for_too_long_is_dropped_and_counted() {
 }
 
 #[test]
+fn a_full_ledger_drops_the_smallest_batches_and_tells_how_many_units() {
+    const BATCHES: u64 = 4096;
+    let mut config = settled(&json!({}));
+    config["policies"]["gold"]["failure_mode"] = json!("fail_open");
+    let mut world = World::new(&config);
+    world.backend(Script::refuse());
+    for place in 0..BATCHES {
+        let units = if place < 10 { 1 } else { 5 };
+        world.serve(&get(&format!("t{place}")), &used(units));
+    }
+    world.run(100);
+    assert_eq!(world.metric("settlement_dropped_units", ""), 0);
+
+    for place in 0..11 {
+        world.serve(&get(&format!("more{place}")), &used(3));
+    }
+    world.run(1_100);
+
+    // Of those that used 1 the first one was told in vain, and is no longer in the ledger. Nine are
+    // left to go, then one that used 3.
+    assert_eq!(world.metric("settlement_dropped_units", "cause.full"), 12);
+    assert!(world.log_contains("units of use are dropped: full"));
+    world.backend(Script::allow());
+    world.run(60_000);
+    assert_eq!(world.metric("settlements_pending", ""), 0);
+    let used = 10 + (BATCHES as i64 - 10) * 5 + 33;
+    let reported = world.metric("settled_units", "result.reported");
+    assert_eq!(reported, used - 12);
+}
+
+#[test]
 fn what_may_have_been_counted_is_told_at_most_once_where_the_policy_says_so() {
     let mut world = World::new(&settled(&json!({"if_unknown": "drop"})));
     world.serve(&get("a"), &used(7));
