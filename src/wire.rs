@@ -243,7 +243,9 @@ impl Wire {
     #[must_use]
     pub fn encode_report(&self, check: &Check<'_>) -> Option<Message> {
         let shape = &self.language.report.as_ref()?.request;
-        Some(self.fill(shape, &self.report, None, check))
+        let is_fixed = self.report.iter().any(|(name, _)| name == ":path");
+        let path = (!is_fixed).then_some(&*shape.path);
+        Some(self.fill(shape, &self.report, path, check))
     }
 
     /// Whether anything is read in the body of the reply to a report.

@@ -106,7 +106,7 @@ impl Builder {
             name: name.to_owned(),
             namespace: node.text(&backend::NAMESPACE).to_owned(),
             path: owned(node.given_text(&backend::PATH)).filter(|_| !is_custom(node)),
-            report_path: owned(node.given_text(&backend::REPORT_PATH)),
+            report_path: owned(node.given_text(&backend::REPORT_PATH)).filter(|_| !is_custom(node)),
             preset: match node.text(&backend::PRESET) {
                 "custom" => Preset::Custom,
                 "envoy_ratelimit" => Preset::EnvoyRatelimit,
@@ -140,10 +140,12 @@ impl Builder {
             }
         }
         let path = node.given_text(&backend::PATH).unwrap_or_default();
-        Some(self.custom(
+        let mut language = self.custom(
             &node.table(&backend::CUSTOM),
             (path, &node.at(&backend::PATH)),
-        ))
+        );
+        language.report = self.custom_report(node);
+        Some(language)
     }
 
     fn breaker(&mut self, node: &Node<'_>) -> BreakerSettings {
@@ -632,7 +634,7 @@ pub(super) fn texts(items: &[Value]) -> Vec<String> {
         .collect()
 }
 
-fn status_pattern(value: &Value) -> Option<StatusPattern> {
+pub(super) fn status_pattern(value: &Value) -> Option<StatusPattern> {
     if !is_valid(value, &keys::Kind::Status) {
         return None;
     }

@@ -5,16 +5,16 @@
 //! value in a slot can't leave its place.
 
 use super::StatusPattern;
-use super::build::Builder;
+use super::build::{Builder, status_pattern};
 use super::check::At;
-use super::keys::{Key, count_place, custom, test, time_place};
+use super::keys::{Key, backend, count_place, custom, custom_report, test, time_place};
 use super::node::Node;
 use super::problem::{ProblemKind, one_of};
 use super::units;
 use super::value::Value;
 use crate::language::{
-    BodyRules, HeaderShape, Language, Piece, Place, Pointer, Reading, Rules, Shape, Slot, Target,
-    Test, Text, Unit, Want,
+    BodyRules, HeaderShape, Language, Piece, Place, Pointer, Reading, Report, Rules, Shape, Slot,
+    Target, Test, Text, Unit, Want,
 };
 
 /// What stands in a template.
@@ -47,16 +47,8 @@ enum Fault {
 impl Builder {
     /// The language that a backend's `custom` describes, and that its `path` is a template of.
     pub(super) fn custom(&mut self, node: &Node<'_>, path: (&str, &At<'_>)) -> Language {
-        let path = self.template(path.0, path.1);
-        let mut headers = Vec::new();
-        let at = node.at(&custom::HEADERS);
-        for (position, (name, value)) in node.fields(&custom::HEADERS).iter().enumerate() {
-            let value = value.as_text().unwrap_or_default();
-            headers.push(HeaderShape {
-                name: name.to_ascii_lowercase().into(),
-                value: self.template(value, &at.key(position, name)).into(),
-            });
-        }
+        let path = self.template(path.0, path.1, CHECK);
+        let headers = self.header_shapes(node, &custom::HEADERS, CHECK);
         let mut body = Vec::new();
         if let Some((_, value)) = node.find(&custom::BODY) {
             if node.text(&custom::METHOD) == "GET" {
@@ -64,7 +56,7 @@ impl Builder {
                 let path = node.at(&custom::BODY).path();
                 self.problems.add(path, ProblemKind::Conflict { with });
             }
-            self.json(&mut body, value, &node.at(&custom::BODY));
+            self.json(&mut body, value, &node.at(&custom::BODY), CHECK);
         }
         Language {
             request: Shape {
@@ -84,10 +76,75 @@ impl Builder {
         }
     }
 
+    /// How the backend is told afterwards what requests really used, where its `custom` says so.
+    pub(super) fn custom_report(&mut self, backend: &Node<'_>) -> Option<Report> {
+        let language = backend.table(&backend::CUSTOM);
+        let path = backend.given_text(&backend::REPORT_PATH);
+        if !language.has(&custom::REPORT) {
+            if path.is_some() {
+                let with = "there is no `custom.report` that it would be the path of".to_owned();
+                let path = backend.at(&backend::REPORT_PATH).path();
+                self.problems.add(path, ProblemKind::Conflict { with });
+            }
+            return None;
+        }
+        let node = language.table(&custom::REPORT);
+        if path.is_none() {
+            let kind = backend::REPORT_PATH.kind.expected();
+            let expected = format!("{kind}, for `custom.report`");
+            let path = backend.at.missing(backend::REPORT_PATH.name).path();
+            self.problems.add(path, ProblemKind::Missing { expected });
+        }
+        let at = backend.at(&backend::REPORT_PATH);
+        let path_pieces = self.template(path.unwrap_or_default(), &at, REPORT);
+        let mut body = Vec::new();
+        if let Some((_, value)) = node.find(&custom_report::BODY) {
+            self.json(&mut body, value, &node.at(&custom_report::BODY), REPORT);
+        }
+        let request = Shape {
+            method: node.text(&custom_report::METHOD).to_owned().into(),
+            path: path_pieces.into(),
+            headers: self
+                .header_shapes(&node, &custom_report::HEADERS, REPORT)
+                .into(),
+            body: body.into(),
+        };
+        if !request.holds(&Slot::Units) {
+            let expected = "the slot `{units}` in `body`, `headers` or `report_path`".to_owned();
+            self.problems
+                .add(node.at.path(), ProblemKind::Missing { expected });
+        }
+        let counted = node.items(&custom_report::COUNTED).iter();
+        let mut counted: Vec<StatusPattern> = counted.filter_map(status_pattern).collect();
+        if counted.is_empty() {
+            counted.push(StatusPattern::Class(2));
+        }
+        Some(Report {
+            request,
+            counted: counted.into(),
+            error: node.given_text(&custom_report::ERROR).map(pointer),
+            takes_back: node.is_true(&custom_report::TAKES_BACK),
+            peek: None,
+        })
+    }
+
+    fn header_shapes(&mut self, node: &Node<'_>, key: &Key, slots: Slots) -> Vec<HeaderShape> {
+        let mut headers = Vec::new();
+        let at = node.at(key);
+        for (position, (name, value)) in node.fields(key).iter().enumerate() {
+            let value = value.as_text().unwrap_or_default();
+            headers.push(HeaderShape {
+                name: name.to_ascii_lowercase().into(),
+                value: self.template(value, &at.key(position, name), slots).into(),
+            });
+        }
+        headers
+    }
+
     /// The pieces of a template that stands in a path or a header.
-    fn template(&mut self, text: &str, at: &At<'_>) -> Vec<Piece> {
+    fn template(&mut self, text: &str, at: &At<'_>, slots: Slots) -> Vec<Piece> {
         let mut pieces = Vec::new();
-        for part in self.parts(text, at) {
+        for part in self.parts(text, at, slots) {
             match part {
                 Part::Raw(raw) => pieces.push(Piece::Raw(raw.into())),
                 Part::Slot(slot, style) => {
@@ -100,20 +157,20 @@ impl Builder {
     }
 
     /// Appends the JSON text of a template, with its slots.
-    fn json(&mut self, pieces: &mut Vec<Piece>, value: &Value, at: &At<'_>) {
+    fn json(&mut self, pieces: &mut Vec<Piece>, value: &Value, at: &At<'_>, slots: Slots) {
         match value {
             Value::Bool(true) => push(pieces, "true"),
             Value::Bool(false) => push(pieces, "false"),
             Value::Null => push(pieces, "null"),
             Value::Number(number) => push(pieces, &number.to_string()),
-            Value::Text(text) => self.json_text(pieces, text, at),
+            Value::Text(text) => self.json_text(pieces, text, at, slots),
             Value::List(items) => {
                 push(pieces, "[");
                 for (position, item) in items.iter().enumerate() {
                     if position != 0 {
                         push(pieces, ",");
                     }
-                    self.json(pieces, item, &at.item(position));
+                    self.json(pieces, item, &at.item(position), slots);
                 }
                 push(pieces, "]");
             }
@@ -126,15 +183,15 @@ impl Builder {
                     push(pieces, "\"");
                     push(pieces, &escaped(name));
                     push(pieces, "\":");
-                    self.json(pieces, item, &at.key(position, name));
+                    self.json(pieces, item, &at.key(position, name), slots);
                 }
                 push(pieces, "}");
             }
         }
     }
 
-    fn json_text(&mut self, pieces: &mut Vec<Piece>, text: &str, at: &At<'_>) {
-        let parts = self.parts(text, at);
+    fn json_text(&mut self, pieces: &mut Vec<Piece>, text: &str, at: &At<'_>, slots: Slots) {
+        let parts = self.parts(text, at, slots);
         match parts.as_slice() {
             [Part::Slot(slot, Style::Number)] => return pieces.push(Piece::Slot(slot.clone())),
             [Part::Slot(slot, Style::Braced(open, close))] => {
@@ -157,8 +214,8 @@ impl Builder {
         push(pieces, "\"");
     }
 
-    fn parts(&mut self, text: &str, at: &At<'_>) -> Vec<Part> {
-        parts(text).unwrap_or_else(|fault| {
+    fn parts(&mut self, text: &str, at: &At<'_>, slots: Slots) -> Vec<Part> {
+        parts(text, slots).unwrap_or_else(|fault| {
             let kind = match fault {
                 // A template may hold a secret beside its slots.
                 Fault::Brace => ProblemKind::Malformed {
@@ -167,9 +224,8 @@ impl Builder {
                         .to_owned(),
                 },
                 Fault::Unknown(name) => ProblemKind::NotSupported {
-                    did_you_mean: units::did_you_mean(&name, SLOTS.iter().map(|slot| slot.0))
-                        .map(str::to_owned),
-                    allowed: one_of(SLOTS.iter().map(|slot| slot.0).chain(["entry.NAME"])),
+                    did_you_mean: units::did_you_mean(&name, names(slots)).map(str::to_owned),
+                    allowed: one_of(names(slots).chain(["entry.NAME"])),
                     got: name,
                 },
             };
@@ -326,7 +382,7 @@ fn pointer(text: &str) -> Pointer {
     steps.into()
 }
 
-fn parts(text: &str) -> Result<Vec<Part>, Fault> {
+fn parts(text: &str, slots: Slots) -> Result<Vec<Part>, Fault> {
     let mut parts = Vec::new();
     let mut raw = String::new();
     let mut chars = text.chars().peekable();
@@ -347,7 +403,7 @@ fn parts(text: &str) -> Result<Vec<Part>, Fault> {
                         None => return Err(Fault::Brace),
                     }
                 }
-                let (slot, style) = slot(&name).ok_or(Fault::Unknown(name))?;
+                let (slot, style) = slot(&name, slots).ok_or(Fault::Unknown(name))?;
                 if !raw.is_empty() {
                     parts.push(Part::Raw(std::mem::take(&mut raw)));
                 }
@@ -362,12 +418,20 @@ fn parts(text: &str) -> Result<Vec<Part>, Fault> {
     Ok(parts)
 }
 
-fn slot(name: &str) -> Option<(Slot, Style)> {
+fn names(slots: Slots) -> impl Iterator<Item = &'static str> + Clone {
+    slots
+        .iter()
+        .flat_map(|slots| slots.iter())
+        .map(|slot| slot.0)
+}
+
+fn slot(name: &str, slots: Slots) -> Option<(Slot, Style)> {
     if let Some(entry) = name.strip_prefix("entry.") {
         return (!entry.is_empty()).then(|| (Slot::Entry(entry.to_owned().into()), Style::Text));
     }
-    SLOTS
+    slots
         .iter()
+        .flat_map(|slots| slots.iter())
         .find(|slot| slot.0 == name)
         .map(|(_, slot, style)| (slot.clone(), *style))
 }
@@ -399,11 +463,24 @@ fn escaped(text: &str) -> String {
     out
 }
 
-/// The slots by name; `entry.NAME` is one more for each entry of a descriptor.
-static SLOTS: [(&str, Slot, Style); 16] = [
+/// Which slots a template may have, by name; `entry.NAME` is one more for each entry of a
+/// descriptor.
+type Slots = &'static [&'static [(&'static str, Slot, Style)]];
+
+/// Those of a check.
+static CHECK: Slots = &[&OF_CHECKS, &OF_BOTH, &OF_REQUESTS];
+
+/// Those of a report, which is about many requests. A cost has no sign, and would charge what is to
+/// be taken back.
+static REPORT: Slots = &[&OF_REPORTS, &OF_BOTH];
+
+static OF_CHECKS: [(&str, Slot, Style); 3] = [
     ("cost", Slot::Cost, Style::Number),
     ("cost:text", Slot::Cost, Style::Text),
     ("cost_min", Slot::CostMin, Style::Number),
+];
+
+static OF_BOTH: [(&str, Slot, Style); 11] = [
     ("descriptor", Slot::Descriptor, Style::Text),
     (
         "descriptor:object",
@@ -423,6 +500,17 @@ static SLOTS: [(&str, Slot, Style); 16] = [
     ("quota.per_s", Slot::QuotaSeconds, Style::Number),
     ("quota.units", Slot::QuotaUnits, Style::Number),
     ("quota.units:text", Slot::QuotaUnits, Style::Text),
+];
+
+static OF_REQUESTS: [(&str, Slot, Style); 2] = [
     ("request_id", Slot::RequestId, Style::Text),
     ("route", Slot::Route, Style::Text),
+];
+
+static OF_REPORTS: [(&str, Slot, Style); 5] = [
+    ("units", Slot::Units, Style::Number),
+    ("units:text", Slot::Units, Style::Text),
+    ("requests", Slot::Requests, Style::Number),
+    ("settlement_id", Slot::SettlementId, Style::Text),
+    ("unchecked", Slot::Unchecked, Style::Text),
 ];

@@ -196,7 +196,8 @@ table! { backend BACKEND "backend" "A quota backend: where it is, and what it sp
         otherwise!("the preset's; `custom` requires one, and it may have slots"),
         "The path to call.";
     REPORT_PATH "report_path" Kind::Text(Form::PathAndQuery), otherwise!("the preset's"),
-        "The path to tell what requests really used; see `settle`.";
+        "The path to tell what requests really used, see `settle`; `custom.report` requires one, \
+         and it may have slots.";
     NAMESPACE "namespace" Kind::Text(Form::Line), Presence::Default("quota-gate"),
         "Limitador's namespace, envoyproxy/ratelimit's domain, and so on.";
     TIMEOUT "timeout" TIMEOUT_KIND, Presence::Default("100ms"),
@@ -244,6 +245,26 @@ table! { custom CUSTOM "custom"
         "Where it is told when a client may come again.";
     WINDOW "window" Kind::Table(&time_place::TIME_PLACE), otherwise!("the standard headers"),
         "Where the window's length is told.";
+    REPORT "report" Kind::Table(&custom_report::CUSTOM_REPORT),
+        otherwise!("it can't be told, and no policy of it has a `settle`"),
+        "How the backend is told afterwards what requests really used, at its `report_path`.";
+}}
+
+table! { custom_report CUSTOM_REPORT "report"
+    "How a backend is told what requests really used, in templates with slots like `{units}`." {
+    METHOD "method" Kind::Words(&["POST", "PUT"]), Presence::Default("POST"),
+        "The method of the reports.";
+    HEADERS "headers" Kind::Map(Form::SentHeader, &Kind::Text(Form::Secret), 16),
+        otherwise!("none"),
+        "Headers with slots, never logged; one is left out where a slot has nothing to say.";
+    BODY "body" Kind::Template, otherwise!("no body"),
+        "The JSON body; a text that is one slot and no more has the slot's own type.";
+    COUNTED "counted" Kind::List(&Kind::Status, 1, 32), otherwise!("`2xx`"),
+        "Statuses that say that it is counted; other 4xx but 408, 425 and 429 that it never will.";
+    ERROR "error" Kind::Text(Form::Pointer), otherwise!("the status alone decides"),
+        "The member that, where it is there and not empty, says that it may not be counted.";
+    TAKES_BACK "takes_back" Kind::Bool, Presence::Default("false"),
+        "Whether `{units}` may be below 0, for units that were charged and not used.";
 }}
 
 table! { test TEST "test" "What a member of a reply's body must be." {

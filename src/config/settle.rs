@@ -7,7 +7,7 @@ use super::build::{Builder, texts};
 use super::keys::{policy, settle, usage};
 use super::node::Node;
 use super::problem::ProblemKind;
-use super::{Cost, Policy, Preset};
+use super::{Backend, Cost, Policy, Preset};
 
 /// How what requests really used is told.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -148,12 +148,15 @@ impl Builder {
         let mut conflict = |at: super::check::At<'_>, with: String| {
             self.problems.add(at.path(), ProblemKind::Conflict { with });
         };
-        let takes = takes(backend.preset);
+        let takes = takes(&backend);
         if takes == Takes::Nothing {
-            let with = format!(
-                "backend `{name}` can't be told afterwards what was used; the presets `headers`, \
-                 `limitador`, `envoy_ratelimit` and `gubernator` can"
-            );
+            let can = if backend.preset == Preset::Custom {
+                "describe how in its `custom.report`"
+            } else {
+                "the presets `headers`, `limitador`, `envoy_ratelimit` and `gubernator` can, and \
+                 `custom` with a `report`"
+            };
+            let with = format!("backend `{name}` can't be told afterwards what was used; {can}");
             return conflict(node.at(&policy::SETTLE), with);
         }
         if settled.mode == SettleMode::Correct {
@@ -190,11 +193,16 @@ impl Builder {
     }
 }
 
-const fn takes(preset: Preset) -> Takes {
-    match preset {
+fn takes(backend: &Backend) -> Takes {
+    match backend.preset {
         Preset::Gubernator | Preset::Headers => Takes::Both,
         Preset::EnvoyRatelimit | Preset::Limitador => Takes::Units,
-        Preset::Custom | Preset::Throttlecrab | Preset::Unkey => Takes::Nothing,
+        Preset::Throttlecrab | Preset::Unkey => Takes::Nothing,
+        Preset::Custom => match backend.custom.as_ref().and_then(|own| own.report.as_ref()) {
+            Some(report) if report.takes_back => Takes::Both,
+            Some(_) => Takes::Units,
+            None => Takes::Nothing,
+        },
     }
 }
 
@@ -287,7 +295,8 @@ mod tests {
             problems(backend("unkey"), quota),
             [
                 "policies.p.settle: conflict: backend `b` can't be told afterwards what was used; \
-                 the presets `headers`, `limitador`, `envoy_ratelimit` and `gubernator` can"
+                 the presets `headers`, `limitador`, `envoy_ratelimit` and `gubernator` can, and \
+                 `custom` with a `report`"
             ]
         );
         assert_eq!(
@@ -300,6 +309,40 @@ mod tests {
         let mut leased = settle(json!({"mode": "correct"}));
         leased["lease"] = json!({"max_units": 10});
         assert_eq!(problems(backend("limitador"), leased), [""; 0]);
+    }
+
+    #[test]
+    fn a_custom_backend_can_be_told_as_far_as_its_report_says() {
+        let custom = |report: Value| {
+            let mut backend = json!({
+                "cluster": "c", "preset": "custom", "path": "/check", "custom": {},
+            });
+            if !report.is_null() {
+                backend["report_path"] = json!("/used");
+                backend["custom"]["report"] = report;
+            }
+            backend
+        };
+        let correct = settle(json!({"mode": "correct"}));
+        let body = json!({"n": "{units}"});
+
+        assert_eq!(
+            problems(custom(Value::Null), json!({})),
+            [
+                "policies.p.settle: conflict: backend `b` can't be told afterwards what was used; \
+                 describe how in its `custom.report`"
+            ]
+        );
+        assert_eq!(problems(custom(json!({"body": body})), json!({})), [""; 0]);
+        assert_eq!(
+            problems(custom(json!({"body": body})), correct.clone()),
+            [
+                "policies.p.settle.mode: conflict: backend `b` takes no units back: choose mode \
+                 `report`, or add a `lease` that they go back to"
+            ]
+        );
+        let takes_back = custom(json!({"body": body, "takes_back": true}));
+        assert_eq!(problems(takes_back, correct), [""; 0]);
     }
 
     #[test]

@@ -213,6 +213,70 @@ fn limitador_is_asked_without_counting_and_told_afterwards() {
 }
 
 #[test]
+fn a_custom_backend_is_told_as_its_report_says() {
+    let body = |delta: &str| {
+        json!({
+            "namespace": "{namespace}",
+            "values": "{descriptor:object}",
+            "delta": delta,
+        })
+    };
+    let mut config = by_header(&json!({}));
+    config["backends"]["quota"] = json!({
+        "cluster": "quota-backend",
+        "preset": "custom",
+        "path": "/check_and_report",
+        "report_path": "/report",
+        "custom": {"body": body("{cost}"), "report": {"body": body("{units}"), "counted": [200]}},
+    });
+    let rig = start(Rig::builder().plugin(config));
+    rig.upstream().respond_header("x-units", "7");
+
+    get(&rig, "a").send().expect_status(200);
+
+    expect_charged(&rig, "a", 7);
+    let checks = rig.backend().checks().into_iter().map(|check| check.cost);
+    assert_eq!(checks.collect::<Vec<_>>(), [0]);
+    let told = rig.backend().told();
+    assert_eq!((told.len(), told[0].units), (1, 7));
+    rig.envoy()
+        .expect_metric("quota_gate_settled_units", &[("result", "reported")], 7);
+}
+
+#[test]
+fn a_full_ledger_drops_the_smallest_batches_and_tells_how_many_units() {
+    // Keys of 10 kB: some hundreds of them fill the ledger's 4 MiB.
+    const KEYS: usize = 600;
+    let fields = json!({"failure_mode": "fail_open", "timeout": "100ms"});
+    let rig = start(Rig::builder().plugin(by_header(&fields)));
+    rig.backend().fail(Fault::Refuse);
+    rig.upstream().respond_header("x-units", "7");
+    // One that has used more: it is not the smallest, so it is kept.
+    get(&rig, "large").send().expect_status(200);
+    get(&rig, "large").send().expect_status(200);
+
+    let long = |place: usize| get(&rig, &format!("{place:04}{}", "x".repeat(10_000)));
+    let responses = send_all((0..KEYS).map(long));
+    let all_passed = responses.iter().all(|response| response.status == 200);
+    assert!(all_passed);
+    let full = || {
+        let metric = "quota_gate_settlement_dropped_units";
+        rig.envoy().metric(metric, &[("cause", "full")]) as i64
+    };
+    eventually("units are dropped", || (full() > 0).then_some(()));
+    rig.backend().recover();
+
+    rig.envoy()
+        .expect_metric("quota_gate_settlements_pending", &[], 0);
+    expect_charged(&rig, "large", 14);
+    let charged: i64 = rig.backend().charged().values().sum();
+    assert_eq!(charged + full(), (KEYS as i64 + 2) * 7);
+    assert_eq!(dropped(&rig) as i64, full());
+    rig.envoy()
+        .expect_log_line("units of use are dropped: full");
+}
+
+#[test]
 fn a_lease_pays_the_difference_and_takes_it_back() {
     let fields = json!({
         "settle": {"mode": "correct"}, "cost": 10,

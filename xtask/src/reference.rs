@@ -414,12 +414,14 @@ const RULES: &str = "
   `content-length`, …) or are set by the filter itself can't be added.
 - `preset: custom` requires `custom` and `path`, and nothing else has a `custom`. Rules for the body
   have both an `allow` and a `deny`: a reply that is neither is a failure.
+- `custom.report` requires a `report_path`, and has the slot `{units}` somewhere.
 - The presets `gubernator`, `throttlecrab` and `unkey` require a `quota` in the policy; backends
   with quotas of their own have none. For `throttlecrab` its `burst` is not 1.
 
 ## Slots of `custom`
 
-In `path`, `custom.headers` and the texts of `custom.body`, `{name}` stands for what the check says;
+In `path`, `custom.headers` and the texts of `custom.body`, `{name}` stands for what the check says,
+and in `report_path`, `custom.report.headers` and `custom.report.body` for what the report says;
 `{{` and `}}` are braces. In a path or a header a text is percent-encoded. In a body it is JSON
 text, where `%`, control characters and bytes that are not UTF-8 are percent-encoded, so that no two
 values look alike. A number that is all of a body's text is a JSON number.
@@ -435,6 +437,15 @@ values look alike. A number that is all of a body's text is a JSON number.
 | `{namespace}`, `{policy}`, `{route}`, `{request_id}` | names, and the request's id |
 | `{quota.units}`, `{quota.units:text}`, `{quota.burst}` | the units of the policy's `quota` |
 | `{quota.per_s}`, `{quota.per_ms}`, `{quota.per_ms:text}` | its time; seconds are rounded up |
+
+Reports have no `{cost}`, `{cost_min}`, `{route}` and `{request_id}`, and these instead:
+
+| slot | value |
+| --- | --- |
+| `{units}`, `{units:text}` | the units used; with `takes_back` also below 0 |
+| `{requests}` | how many requests that were |
+| `{settlement_id}` | the same when the same report comes a second time |
+| `{unchecked}` | why the requests were not checked; else a header is left out |
 
 ## Route metadata
 

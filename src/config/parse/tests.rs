@@ -590,6 +590,34 @@ fn tells_what_is_wrong_with_rules_of_ones_own() {
             "backends.b.custom.reset: conflict: has a `header` and a `pointer`, keep one of them",
         ),
         (
+            custom("/", r#""report": {"body": {"n": "{units}"}}"#),
+            "backends.b.report_path: missing: required, a path that begins with `/`, without \
+             spaces, for `custom.report`",
+        ),
+        (
+            format!(r#"{}, "report_path": "/used""#, custom("/", "")),
+            "backends.b.report_path: conflict: there is no `custom.report` that it would be the \
+             path of",
+        ),
+        (
+            reported(r#""body": {"n": 1}"#),
+            "backends.b.custom.report: missing: required, the slot `{units}` in `body`, `headers` \
+             or `report_path`",
+        ),
+        (
+            reported(r#""body": {"n": "{cost}"}"#),
+            "backends.b.custom.report.body.n: not supported: got `cost`, allowed `units`, \
+             `units:text`, `requests`, `settlement_id`, `unchecked`, `descriptor`,",
+        ),
+        (
+            custom("/{units}", ""),
+            "backends.b.path: not supported: got `units`, allowed `cost`,",
+        ),
+        (
+            reported(r#""counted": [99]"#),
+            "backends.b.custom.report.counted[0]: out of range: got 99, allowed 200 to 599",
+        ),
+        (
             custom("/", r#""reset": {"header": "a", "unit": "hours"}"#),
             "backends.b.custom.reset.unit: not supported: got `hours`, allowed `s`, `ms`, \
              `epoch_s` or `epoch_ms`",
@@ -966,6 +994,11 @@ fn expect_problem(policy_keys: &str, problem: &str) {
 
 fn custom(path: &str, keys: &str) -> String {
     format!(r#""preset": "custom", "path": "{path}", "custom": {{{keys}}}"#)
+}
+
+fn reported(keys: &str) -> String {
+    let report = format!(r#""report": {{{keys}}}"#);
+    format!(r#"{}, "report_path": "/used""#, custom("/", &report))
 }
 
 /// There may be other problems.

@@ -1,5 +1,5 @@
-//! What became of requests since the last tick, in plain fields: each settled request moves two, and
-//! a metric is looked up for many of them together.
+//! What became of requests since the last tick, in plain fields: each settled request moves two of
+//! them, and a metric is looked up for many requests together.
 
 /// The sums of one backend.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

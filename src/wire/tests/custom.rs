@@ -214,3 +214,59 @@ pub(super) fn read(
 ) -> Result<Reply, CheckError> {
     decode_with(wire, status, headers, body)
 }
+
+#[test]
+fn a_report_is_filled_in_by_type_and_counted_where_its_status_says_so() {
+    let wire = custom(
+        r#""path": "/check", "report_path": "/v1/{entry.tenant}/used",
+           "custom": {"report": {
+             "method": "PUT",
+             "headers": {"idempotency-key": "{settlement_id}", "x-why": "{unchecked}"},
+             "body": {"n": "{units}", "text": "{units:text}", "of": "{requests}",
+                      "who": "{descriptor:object}"},
+             "counted": [202], "error": "/error", "takes_back": true
+           }}"#,
+    );
+    let entries: &[(&str, &[u8])] = &[("tenant", b"a/b")];
+    let policy = policy_of(specs(entries));
+    let descriptor = descriptor(&policy, entries);
+    let told = Told {
+        id: "ab-1-7",
+        requests: 3,
+        unchecked: None,
+        units: -60,
+    };
+    let message = wire
+        .encode_report(&Check {
+            told: Some(told),
+            ..check(&policy, &descriptor)
+        })
+        .unwrap();
+
+    assert!(wire.takes_back() && wire.reads_report_body());
+    assert_eq!(
+        lines(&message),
+        [
+            ":method: PUT",
+            ":authority: c",
+            "content-type: application/json",
+            ":path: /v1/a%2Fb/used",
+            "idempotency-key: ab-1-7",
+        ]
+    );
+    assert_eq!(
+        String::from_utf8(message.body).unwrap(),
+        r#"{"n":-60,"text":"-60","of":3,"who":{"tenant":"a/b"}}"#
+    );
+    let read = |status, body: &str| {
+        wire.decode_report(&RawReply {
+            status,
+            headers: &[],
+            body: body.as_bytes(),
+            now: NOW,
+        })
+    };
+    assert_eq!(read(202, "{}"), Ok(()));
+    assert_eq!(read(202, r#"{"error": "busy"}"#), Err(CheckError::BadReply));
+    assert_eq!(read(200, "{}"), Err(CheckError::Status(200)));
+}
