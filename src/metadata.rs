@@ -171,7 +171,7 @@ fn read_key(
 fn read_cost(value: &Value) -> Result<u64, MetadataProblem> {
     let bad = MetadataProblem::BadValue(COST);
     let number = match value {
-        Value::Number(_) => value.clone(),
+        Value::Number(number) => Value::Number(*number),
         Value::Text(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
             Value::from_json(text.as_bytes()).map_err(|_| bad.clone())?
         }

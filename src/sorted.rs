@@ -138,9 +138,9 @@ impl<K: Ord, V> SortedMap<K, V> {
     }
 
     fn place(&self, key: &K) -> Result<usize, usize> {
-        // A number that grows belongs at the end.
+        // A number that grows belongs at the end. (`<` would bring in a second comparison.)
         match self.pairs.last() {
-            Some((last, _)) if last < key => Err(self.pairs.len()),
+            Some((last, _)) if last.cmp(key).is_lt() => Err(self.pairs.len()),
             Some(_) | None => self.pairs.binary_search_by(|(own, _)| own.cmp(key)),
         }
     }

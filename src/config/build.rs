@@ -70,7 +70,7 @@ impl Builder {
         let at = top.at(&keys::config::ROUTES);
         let mut routes = Vec::new();
         for (position, value) in top.items(&keys::config::ROUTES).iter().enumerate() {
-            routes.push(self.route(&Node::new(value, at.item(position))));
+            routes.push(self.route(&top, &Node::new(value, at.item(position))));
         }
         Config {
             backends: self.backends.clone(),
@@ -86,6 +86,36 @@ impl Builder {
         }
     }
 
+    /// Something does not go with something else.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn conflict(&mut self, at: &At<'_>, with: &str) {
+        let with = with.to_owned();
+        self.problems.add(at.path(), ProblemKind::Conflict { with });
+    }
+
+    /// A key that has to be there is not.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn lacks(&mut self, node: &Node<'_>, key: &Key, expected: &str) {
+        let expected = expected.to_owned();
+        let path = node.at.missing(key.name).path();
+        self.problems.add(path, ProblemKind::Missing { expected });
+    }
+
+    /// A default above its maximum.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn above(&mut self, at: &At<'_>, got: u64, max: u64) {
+        let kind = ProblemKind::OutOfRange {
+            got: got.to_string(),
+            max: max.to_string(),
+            min: "0".to_owned(),
+        };
+        self.problems.add(at.path(), kind);
+    }
+
+    #[inline(never)]
     fn backend(&mut self, node: &Node<'_>, index: usize, name: &str) -> Backend {
         let cluster = node.text(&backend::CLUSTER);
         let breaker = match node.find(&backend::BREAKER) {
@@ -122,21 +152,22 @@ impl Builder {
     }
 
     /// The language of a backend that has its own.
+    #[inline(never)]
     fn custom_language(&mut self, node: &Node<'_>) -> Option<Language> {
         let is_described = node.has(&backend::CUSTOM);
         if !is_custom(node) {
             if is_described {
-                let with = "goes with `preset: custom` only".to_owned();
-                let path = node.at(&backend::CUSTOM).path();
-                self.problems.add(path, ProblemKind::Conflict { with });
+                self.conflict(
+                    &node.at(&backend::CUSTOM),
+                    "goes with `preset: custom` only",
+                );
             }
             return None;
         }
         for key in [&backend::CUSTOM, &backend::PATH] {
             if !node.has(key) {
                 let expected = format!("{}, for `preset: custom`", key.kind.expected());
-                let path = node.at.missing(key.name).path();
-                self.problems.add(path, ProblemKind::Missing { expected });
+                self.lacks(node, key, &expected);
             }
         }
         let path = node.given_text(&backend::PATH).unwrap_or_default();
@@ -148,6 +179,7 @@ impl Builder {
         Some(language)
     }
 
+    #[inline(never)]
     fn breaker(&mut self, node: &Node<'_>) -> BreakerSettings {
         let settings = BreakerSettings {
             consecutive_failures: node.small_count(&breaker::CONSECUTIVE_FAILURES),
@@ -161,12 +193,12 @@ impl Builder {
         if settings.open_for > settings.open_for_max {
             let max = units::duration_text(settings.open_for_max);
             let with = format!("above `open_for_max`, which is {max}");
-            let at = node.at(&breaker::OPEN_FOR);
-            self.problems.add(at.path(), ProblemKind::Conflict { with });
+            self.conflict(&node.at(&breaker::OPEN_FOR), &with);
         }
         settings
     }
 
+    #[inline(never)]
     fn statuses(&mut self, node: &Node<'_>) -> Statuses {
         let mut seen: Vec<(&str, StatusPattern)> = Vec::new();
         let mut lists = [&statuses::ALLOW, &statuses::DENY, &statuses::REJECT].map(|key| {
@@ -181,8 +213,7 @@ impl Builder {
                     .find(|(list, earlier)| *list != key.name && overlap(*earlier, pattern));
                 if let Some((list, _)) = other {
                     let with = format!("`{list}` holds it too, keep one of them");
-                    self.problems
-                        .add(at.item(position).path(), ProblemKind::Conflict { with });
+                    self.conflict(&at.item(position), &with);
                 }
                 seen.push((key.name, pattern));
                 patterns.push(pattern);
@@ -197,6 +228,7 @@ impl Builder {
         }
     }
 
+    #[inline(never)]
     fn policy(&mut self, node: &Node<'_>, index: usize, name: &str) -> Policy {
         let backend = self.resolve_backend(node);
         let timeout = self
@@ -234,9 +266,8 @@ impl Builder {
         self.check_timeout(node, &policy);
         self.check_quota(node, &policy);
         if policy.failure_mode == FailureMode::FailLocal && policy.local_limit.is_none() {
-            let expected = "an object with `units` and `per`, for `fail_local`".to_owned();
-            let path = node.at.missing(policy::LOCAL_LIMIT.name).path();
-            self.problems.add(path, ProblemKind::Missing { expected });
+            let expected = "an object with `units` and `per`, for `fail_local`";
+            self.lacks(node, &policy::LOCAL_LIMIT, expected);
         }
         policy
     }
@@ -278,6 +309,7 @@ impl Builder {
     }
 
     /// What a policy and a rule's override may both say.
+    #[inline(never)]
     fn apply(&mut self, node: &Node<'_>, policy: &mut Policy) {
         match node.find(&policy::COST) {
             Some((_, Value::Object(_))) => {
@@ -325,12 +357,7 @@ impl Builder {
         let max = node.count(&cost::MAX);
         let default = node.count(&cost::DEFAULT);
         if node.has(&cost::DEFAULT) && node.given_count(&cost::MAX).is_some() && default > max {
-            let kind = ProblemKind::OutOfRange {
-                got: default.to_string(),
-                max: max.to_string(),
-                min: "0".to_owned(),
-            };
-            self.problems.add(node.at(&cost::DEFAULT).path(), kind);
+            self.above(&node.at(&cost::DEFAULT), default, max);
         }
         Cost::Header {
             default: Some(default.min(max)),
@@ -359,6 +386,7 @@ impl Builder {
     }
 
     /// A quota is there where the backend is told one, and nowhere else.
+    #[inline(never)]
     fn check_quota(&mut self, node: &Node<'_>, policy: &Policy) {
         let Some(backend) = self.backends.get(policy.backend) else {
             return;
@@ -367,29 +395,23 @@ impl Builder {
         if preset.needs_quota() && policy.quota.is_none() {
             let name = &backend.name;
             let expected = format!("an object with `units` and `per`: backend `{name}` is told it");
-            let path = node.at.missing(policy::QUOTA.name).path();
-            self.problems.add(path, ProblemKind::Missing { expected });
+            self.lacks(node, &policy::QUOTA, &expected);
         } else if policy.quota.is_some() && !preset.needs_quota() && preset != Preset::Custom {
             let name = &backend.name;
             let with = format!("backend `{name}` has quotas of its own and is not told this one");
-            self.problems.add(
-                node.at(&policy::QUOTA).path(),
-                ProblemKind::Conflict { with },
-            );
+            self.conflict(&node.at(&policy::QUOTA), &with);
         }
         // A bucket of one unit is forgotten at once by its server, which then limits nothing.
         let burst = policy.quota.as_ref().map(|quota| quota.burst);
         if preset == Preset::Throttlecrab && burst == Some(1) {
-            let with =
-                "ThrottleCrab has no limit where the burst is 1, give a `burst` of 2 or more";
-            let with = with.to_owned();
-            self.problems.add(
-                node.at(&policy::QUOTA).path(),
-                ProblemKind::Conflict { with },
+            self.conflict(
+                &node.at(&policy::QUOTA),
+                "ThrottleCrab has no limit where the burst is 1, give a `burst` of 2 or more",
             );
         }
     }
 
+    #[inline(never)]
     fn descriptor(&mut self, policy: &Node<'_>) -> Vec<EntrySpec> {
         let at = policy.at(&policy::DESCRIPTOR);
         let mut entries: Vec<EntrySpec> = Vec::new();
@@ -408,6 +430,7 @@ impl Builder {
         entries
     }
 
+    #[inline(never)]
     fn entry(&mut self, node: &Node<'_>) -> EntrySpec {
         self.check_sources(node);
         let source = if let Some(name) = node.given_text(&entry::HEADER) {
@@ -445,16 +468,12 @@ impl Builder {
     /// An entry has one source, and what goes with it.
     fn check_sources(&mut self, node: &Node<'_>) {
         self.check_one_source(node, entry::ENTRY.one_of);
-        let mut conflict = |key: &Key, with: String| {
-            self.problems
-                .add(node.at(key).path(), ProblemKind::Conflict { with });
-        };
         if node.has(&entry::AS) && !node.has(&entry::PROPERTY) {
-            conflict(&entry::AS, "goes with `property` only".to_owned());
+            self.conflict(&node.at(&entry::AS), "goes with `property` only");
         }
         if node.is_true(&entry::OPTIONAL) && node.has(&entry::DEFAULT) {
-            let with = "with a default nothing is missing, remove `optional`".to_owned();
-            conflict(&entry::OPTIONAL, with);
+            let with = "with a default nothing is missing, remove `optional`";
+            self.conflict(&node.at(&entry::OPTIONAL), with);
         }
     }
 
@@ -469,29 +488,24 @@ impl Builder {
                 .add(node.at.path(), ProblemKind::Missing { expected });
             return;
         };
-        let mut conflict = |key: &Key, with: String| {
-            self.problems
-                .add(node.at(key).path(), ProblemKind::Conflict { with });
-        };
         for other in given().filter(|key| key.name != first.name) {
             let with = format!("`{}` is a source too, keep one of them", first.name);
-            conflict(other, with);
+            self.conflict(&node.at(other), &with);
         }
     }
 
-    fn route(&mut self, node: &Node<'_>) -> Route {
+    #[inline(never)]
+    fn route(&mut self, top: &Node<'_>, node: &Node<'_>) -> Route {
         let choice = self.choice(node, &route::POLICY);
         let changes = node.table(&route::OVERRIDE);
         let choice = match choice {
             Choice::Policy(base) if !changes.fields.is_empty() => {
-                Choice::Policy(Rc::new(self.overridden(&changes, &base)))
+                Choice::Policy(self.overridden(top, &changes, base))
             }
             Choice::Policy(_) => choice,
             Choice::Off => {
                 if node.given_text(&route::POLICY) == Some("off") && node.has(&route::OVERRIDE) {
-                    let with = "the policy is `off`, remove one of them".to_owned();
-                    self.problems
-                        .add(changes.at.path(), ProblemKind::Conflict { with });
+                    self.conflict(&changes.at, "the policy is `off`, remove one of them");
                 }
                 choice
             }
@@ -503,8 +517,10 @@ impl Builder {
     }
 
     /// A policy with a rule's changes.
-    fn overridden(&mut self, node: &Node<'_>, base: &Policy) -> Policy {
-        let mut policy = base.clone();
+    fn overridden(&mut self, top: &Node<'_>, node: &Node<'_>, base: Rc<Policy>) -> Rc<Policy> {
+        let Some(mut policy) = self.again(top, &base) else {
+            return base;
+        };
         self.apply(node, &mut policy);
         if node.has(&policy::TIMEOUT) || node.has(&policy::HOST_BUDGET) {
             self.check_timeout(node, &policy);
@@ -517,12 +533,21 @@ impl Builder {
                 "`fail_local` needs a `local_limit` in the policy `{}`",
                 policy.name
             );
-            self.problems.add(
-                node.at(&policy::FAILURE_MODE).path(),
-                ProblemKind::Conflict { with },
-            );
+            self.conflict(&node.at(&policy::FAILURE_MODE), &with);
         }
-        policy
+        Rc::new(policy)
+    }
+
+    /// A policy read once more, its problems told already: that needs no code to copy one.
+    fn again(&mut self, top: &Node<'_>, base: &Policy) -> Option<Policy> {
+        let policies = top.table(&keys::config::POLICIES);
+        let mut fields = policies.fields.iter().enumerate();
+        let (position, (name, value)) = fields.find(|(_, (name, _))| **name == *base.name)?;
+        let told = std::mem::take(&mut self.problems);
+        let node = Node::new(value, policies.at.key(position, name));
+        let policy = self.policy(&node, base.index, name);
+        self.problems = told;
+        Some(policy)
     }
 }
 
@@ -585,6 +610,7 @@ fn quota_terms(node: &Node<'_>) -> QuotaTerms {
     }
 }
 
+#[inline(never)]
 fn denial_style(node: &Node<'_>) -> DenialStyle {
     let status = |key: &Key| u16::try_from(node.count(key)).unwrap_or(u16::MAX);
     let cors = node.table(&denial::CORS);
@@ -596,6 +622,7 @@ fn denial_style(node: &Node<'_>) -> DenialStyle {
     }
 }
 
+#[inline(never)]
 fn route_match(node: &Node<'_>) -> RouteMatch {
     RouteMatch {
         headers: headers(node, &route_match::HEADERS),

@@ -46,15 +46,15 @@ enum Fault {
 
 impl Builder {
     /// The language that a backend's `custom` describes, and that its `path` is a template of.
+    #[inline(never)]
     pub(super) fn custom(&mut self, node: &Node<'_>, path: (&str, &At<'_>)) -> Language {
         let path = self.template(path.0, path.1, CHECK);
         let headers = self.header_shapes(node, &custom::HEADERS, CHECK);
         let mut body = Vec::new();
         if let Some((_, value)) = node.find(&custom::BODY) {
             if node.text(&custom::METHOD) == "GET" {
-                let with = "a `GET` has no body, choose another `method`".to_owned();
-                let path = node.at(&custom::BODY).path();
-                self.problems.add(path, ProblemKind::Conflict { with });
+                let with = "a `GET` has no body, choose another `method`";
+                self.conflict(&node.at(&custom::BODY), with);
             }
             self.json(&mut body, value, &node.at(&custom::BODY), CHECK);
         }
@@ -157,6 +157,7 @@ impl Builder {
     }
 
     /// Appends the JSON text of a template, with its slots.
+    #[inline(never)]
     fn json(&mut self, pieces: &mut Vec<Piece>, value: &Value, at: &At<'_>, slots: Slots) {
         match value {
             Value::Bool(true) => push(pieces, "true"),
@@ -250,6 +251,7 @@ impl Builder {
 
     /// With any rule for the body, yes and no must both be told apart there: what is neither is a
     /// failure, and a no that is taken for a failure could be let through.
+    #[inline(never)]
     fn body_rules(&mut self, node: &Node<'_>) -> Option<BodyRules> {
         let keys = [
             &custom::ALLOW,
@@ -262,9 +264,8 @@ impl Builder {
         }
         for key in [&custom::ALLOW, &custom::DENY] {
             if !node.has(key) {
-                let expected = "both `allow` and `deny` where the body decides".to_owned();
-                let path = node.at.missing(key.name).path();
-                self.problems.add(path, ProblemKind::Missing { expected });
+                let expected = "both `allow` and `deny` where the body decides";
+                self.lacks(node, key, expected);
             }
         }
         let mut tests = |key| -> Vec<Test> { self.test(node, key).into_iter().collect() };
@@ -281,15 +282,14 @@ impl Builder {
         })
     }
 
+    #[inline(never)]
     fn test(&mut self, node: &Node<'_>, key: &Key) -> Option<Test> {
         if !node.has(key) {
             return None;
         }
         let table = node.table(key);
         if table.has(&test::IS) && table.has(&test::IN) {
-            let with = "`in` is there too, keep one of them".to_owned();
-            let path = table.at(&test::IS).path();
-            self.problems.add(path, ProblemKind::Conflict { with });
+            self.conflict(&table.at(&test::IS), "`in` is there too, keep one of them");
         }
         let words = table.items(&test::IN).iter().filter_map(Value::as_text);
         let words: Vec<Text> = words.map(|word| word.to_owned().into()).collect();
@@ -305,6 +305,7 @@ impl Builder {
         })
     }
 
+    #[inline(never)]
     fn readings(&mut self, node: &Node<'_>) -> Vec<Reading> {
         let counts = [
             (&custom::GRANTED, Target::Granted),
@@ -337,6 +338,7 @@ impl Builder {
         readings
     }
 
+    #[inline(never)]
     fn place(&mut self, node: &Node<'_>) -> Place {
         // Both kinds of places have these two keys.
         let (header, pointer_key) = (&time_place::HEADER, &time_place::POINTER);

@@ -351,17 +351,18 @@ impl fmt::Display for Shown<'_> {
 /// Words in backticks, with commas and a last `or`.
 #[must_use]
 pub fn one_of<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
-    listed(words, " or ")
+    listed(&mut words.into_iter(), " or ")
 }
 
 /// Words in backticks, with commas and a last `and`.
 #[must_use]
 pub fn all_of<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
-    listed(words, " and ")
+    listed(&mut words.into_iter(), " and ")
 }
 
-fn listed<'a>(words: impl IntoIterator<Item = &'a str>, last: &str) -> String {
-    let mut words = words.into_iter().peekable();
+/// One copy for all callers: their iterators come as a trait object.
+fn listed(words: &mut dyn Iterator<Item = &str>, last: &str) -> String {
+    let mut words = words.peekable();
     let mut text = String::new();
     while let Some(word) = words.next() {
         if !text.is_empty() {

@@ -83,17 +83,14 @@ impl Builder {
         let table = node.table(&policy::SETTLE);
         let settled = self.settle_terms(&table);
         if settled.default.is_some_and(|units| units > settled.max) {
-            let kind = ProblemKind::OutOfRange {
-                got: settled.default.unwrap_or_default().to_string(),
-                max: settled.max.to_string(),
-                min: "0".to_owned(),
-            };
-            self.problems.add(table.at(&settle::DEFAULT).path(), kind);
+            let got = settled.default.unwrap_or_default();
+            self.above(&table.at(&settle::DEFAULT), got, settled.max);
         }
         self.check_settle(node, &settled, policy);
         policy.settle = Some(Rc::new(settled));
     }
 
+    #[inline(never)]
     fn settle_terms(&mut self, table: &Node<'_>) -> Settle {
         let at = table.at(&settle::USAGE);
         let mut parts = Vec::new();
@@ -117,6 +114,7 @@ impl Builder {
         }
     }
 
+    #[inline(never)]
     fn usage(&mut self, node: &Node<'_>) -> Usage {
         self.check_one_source(node, usage::USAGE.one_of);
         let header = |key| node.given_text(key).map(str::to_ascii_lowercase);
@@ -139,6 +137,7 @@ impl Builder {
     }
 
     /// Holds a settlement against what its backend can be told, and the policy against that.
+    #[inline(never)]
     fn check_settle(&mut self, node: &Node<'_>, settled: &Settle, policy: &mut Policy) {
         let Some(backend) = self.backends.get(policy.backend).cloned() else {
             return;

@@ -27,12 +27,13 @@ pub fn parse(text: &str) -> Option<Wall> {
     if !rest.is_empty() {
         return None;
     }
+    // Nothing wraps: a year has four digits. Checked arithmetic on 64 bits is large in wasm.
     let seconds = days_since_1970(year, month, day)?
-        .checked_mul(86_400)?
-        .checked_add(hour.checked_mul(3_600)?)?
-        .checked_add(minute.checked_mul(60)?)?
-        .checked_add(second)?
-        .checked_sub(offset)?;
+        .wrapping_mul(86_400)
+        .wrapping_add(hour.wrapping_mul(3_600))
+        .wrapping_add(minute.wrapping_mul(60))
+        .wrapping_add(second)
+        .wrapping_sub(offset);
     let seconds = u64::try_from(seconds).ok()?;
     let nanos = u64::try_from(nanos).ok()?;
     Some(Wall(
@@ -43,21 +44,20 @@ pub fn parse(text: &str) -> Option<Wall> {
 /// Days from 1970-01-01 to a date of the Gregorian calendar, which must exist.
 fn days_since_1970(year: i64, month: i64, day: i64) -> Option<i64> {
     let leap = divides(4, year) && (!divides(100, year) || divides(400, year));
-    let mut days = day.checked_sub(1)?;
+    let mut days = day.wrapping_sub(1);
     for (number, length) in (1..).zip(MONTHS) {
         let length = if number == 2 && leap { 29 } else { length };
         if number == month {
             let exists = (1..=length).contains(&day);
-            let before = year.checked_sub(1)?;
-            let leap_days = before
-                .checked_div(4)?
-                .checked_sub(before.checked_div(100)?)?
-                .checked_add(before.checked_div(400)?)?
-                .checked_sub(LEAP_DAYS_BEFORE_1970)?;
-            let years = year.checked_sub(1970)?.checked_mul(365)?;
-            return exists.then_some(years.checked_add(leap_days)?.checked_add(days)?);
+            let before = year.wrapping_sub(1);
+            let leap_days = (before / 4)
+                .wrapping_sub(before / 100)
+                .wrapping_add(before / 400)
+                .wrapping_sub(LEAP_DAYS_BEFORE_1970);
+            let years = year.wrapping_sub(1970).wrapping_mul(365);
+            return exists.then_some(years.wrapping_add(leap_days).wrapping_add(days));
         }
-        days = days.checked_add(length)?;
+        days = days.wrapping_add(length);
     }
     None
 }
@@ -75,8 +75,8 @@ fn fraction(rest: &mut &[u8]) -> Option<i64> {
     let mut worth = 100_000_000_i64;
     let mut any = false;
     while let Some(digit) = digits(rest, 1) {
-        nanos = nanos.checked_add(digit.checked_mul(worth)?)?;
-        worth = worth.checked_div(10)?;
+        nanos = nanos.wrapping_add(digit.wrapping_mul(worth));
+        worth /= 10;
         any = true;
     }
     any.then_some(nanos)
@@ -95,13 +95,13 @@ fn offset(rest: &mut &[u8]) -> Option<i64> {
         return None;
     }
     let seconds = hours
-        .checked_mul(3_600)?
-        .checked_add(minutes.checked_mul(60)?)?;
-    if sign == b'-' {
-        seconds.checked_neg()
+        .wrapping_mul(3_600)
+        .wrapping_add(minutes.wrapping_mul(60));
+    Some(if sign == b'-' {
+        seconds.wrapping_neg()
     } else {
-        Some(seconds)
-    }
+        seconds
+    })
 }
 
 /// Takes exactly `count` digits.
@@ -113,8 +113,8 @@ fn digits(rest: &mut &[u8], count: usize) -> Option<i64> {
             return None;
         }
         number = number
-            .checked_mul(10)?
-            .checked_add(i64::from(byte.checked_sub(b'0')?))?;
+            .wrapping_mul(10)
+            .wrapping_add(i64::from(byte.wrapping_sub(b'0')));
     }
     *rest = after;
     Some(number)

@@ -61,17 +61,27 @@ pub fn status_class(text: &str) -> Option<StatusPattern> {
 /// The word of `known` that `text` was probably meant to be.
 #[must_use]
 pub fn did_you_mean<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    nearest(text, &mut known.into_iter())
+}
+
+/// One copy for all callers: their iterators come as a trait object.
+fn nearest<'a>(text: &str, known: &mut dyn Iterator<Item = &'a str>) -> Option<&'a str> {
     if text.len() > MAX_SUGGESTION_BYTES {
         return None;
     }
-    let allowed = text.len().div_ceil(3).min(3);
-    known
-        .into_iter()
-        .filter(|word| word.len() <= MAX_SUGGESTION_BYTES)
-        .map(|word| (distance(text, word), word))
-        .filter(|(distance, _)| *distance <= allowed)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, word)| word)
+    let mut least = text.len().div_ceil(3).min(3).saturating_add(1);
+    let mut found = None;
+    for word in known {
+        if word.len() > MAX_SUGGESTION_BYTES {
+            continue;
+        }
+        let distance = distance(text, word);
+        if distance < least {
+            least = distance;
+            found = Some(word);
+        }
+    }
+    found
 }
 
 /// How many letters have to be put in, taken out or changed to make one word of the other; case
