@@ -108,13 +108,16 @@ impl Books {
         // One charge at a time: between the look and the second charge nobody else may take.
         let _one = lock(&self.limits);
         let credit = lock(&self.credits).get(&account).copied().unwrap_or(0);
-        if credit > 0 && self.pay(&namespace, &context, cost, credit) {
-            self.use_credit(&account, cost);
-            return Charge {
-                granted: cost,
-                denied: false,
-                counts: Vec::new(),
-            };
+        if credit > 0 {
+            let paid = self.try_charge(&namespace, &context, cost.saturating_sub(credit));
+            if let Ok(counts) = paid {
+                let left = credit - self.use_credit(&account, cost);
+                return Charge {
+                    granted: cost,
+                    denied: false,
+                    counts: credited(counts, left),
+                };
+            }
         }
         let mut counts = self.try_charge(&namespace, &context, cost);
         let mut granted = cost;
@@ -139,15 +142,9 @@ impl Books {
             Err(counts) => Charge {
                 granted: 0,
                 denied: true,
-                counts,
+                counts: credited(counts, credit),
             },
         }
-    }
-
-    /// Charges what of `cost` a credit does not pay for; `false` where that is too much.
-    fn pay(&self, namespace: &Namespace, context: &Context<'_>, cost: u64, credit: u64) -> bool {
-        let rest = cost.saturating_sub(credit);
-        rest == 0 || self.try_charge(namespace, context, rest).is_ok()
     }
 
     fn use_credit(&self, account: &(String, Descriptor), units: u64) -> u64 {
@@ -247,6 +244,14 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
+/// The counts with what was taken back: limitador's own counters never go down.
+fn credited(mut counts: Vec<Count>, credit: u64) -> Vec<Count> {
+    for count in &mut counts {
+        count.remaining = count.remaining.saturating_add(credit).min(count.max);
+    }
+    counts
+}
+
 pub(crate) fn context(descriptor: &Descriptor) -> Context<'static> {
     let mut context = Context::default();
     let entries = descriptor.iter().cloned().collect();
@@ -323,5 +328,21 @@ mod tests {
 
         assert_eq!(books.charge("ns", &a, 1, 0).counts[0].remaining, 0);
         assert!(books.charge("ns", &a, 1, 0).denied);
+    }
+
+    #[test]
+    fn what_is_taken_back_remains() {
+        let a = entries(&[("tenant", "a")]);
+        let books = books("", &["tenant"], 10);
+        let remaining = |cost| {
+            let charge = books.charge("ns", &a, cost, 0);
+            (charge.denied, charge.counts[0].remaining)
+        };
+
+        assert_eq!(remaining(8), (false, 2));
+        books.report("ns", &a, -5);
+        assert_eq!(remaining(8), (true, 7));
+        assert_eq!(remaining(6), (false, 1));
+        assert_eq!(remaining(1), (false, 0));
     }
 }
