@@ -99,6 +99,13 @@ fn print_commands(page: &Page, rig: &Rig) {
         ("fails closed", ask("gold", "/payments")),
         ("falls back", ask("gold", "/search")),
         ("has a breaker", ask("gold", "/reports")),
+        (
+            "a model's answer",
+            format!(
+                "curl -s -H 'x-tenant-id: globex' -H 'content-type: application/json' -d \
+                 '{{\"max_tokens\":200}}' http://{gate}/v1/chat/completions"
+            ),
+        ),
         ("status page", format!("curl -s http://{gate}/-/quota-gate")),
         (
             "metrics",

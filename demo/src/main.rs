@@ -6,6 +6,7 @@
 //!
 //! - `plugin`: the configuration of the tour, and excerpts of it
 //! - `scenes`: what is shown, in order, and what must come out
+//! - `tokens`: the scene in which what was really used is charged
 //! - `stage`: sends a scene's requests, shows what came of them and holds it to the tale
 //! - `page`: lines for a terminal; `keep`: after the tour, for `--keep`
 
@@ -14,14 +15,15 @@ mod page;
 mod plugin;
 mod scenes;
 mod stage;
+mod tokens;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use envoy_harness::Rig;
 use envoy_harness::eventually::{PATIENCE, within};
+use envoy_harness::{Rig, RigBuilder};
 
 use crate::page::Page;
 use crate::scenes::SCENES;
@@ -76,7 +78,9 @@ fn args() -> Result<Args> {
 
 /// Envoy with the filter, the quota backend and an upstream.
 fn start() -> Result<Rig> {
-    let rig = Rig::builder()
+    let rig = tokens::filters()
+        .into_iter()
+        .fold(Rig::builder(), RigBuilder::filter_after)
         .ecds()
         .plugin(plugin::configuration())
         .try_start()?;

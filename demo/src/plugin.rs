@@ -40,8 +40,18 @@ pub(crate) fn configuration() -> Value {
                 "backend": "quota", "descriptor": key, "timeout": "80ms",
                 "failure_mode": "fail_closed", "lease": {"max_units": 20, "ttl": "2s"},
             },
+            "chat": {
+                "backend": "quota", "descriptor": [{"name": "tenant", "header": "x-tenant-id"}],
+                "timeout": "80ms", "failure_mode": "fail_closed",
+                "cost": 220,
+                "settle": {
+                    "mode": "correct",
+                    "usage": [{"metadata": ["llm.usage", "total"]}],
+                },
+            },
         },
         "routes": [
+            {"match": {"path_prefix": "/v1/chat"}, "policy": "chat"},
             {"match": {"path_prefix": "/catalog"}, "policy": "catalog"},
             {"match": {"path_prefix": "/search"}, "policy": "search"},
             {"match": {"path_prefix": "/partners"}, "policy": "partners"},

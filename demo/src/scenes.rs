@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::keep::SLOW;
 use crate::stage::{Ask, Stage};
+use crate::tokens;
 
 /// One thing that the filter promises, and the proof.
 pub(crate) struct Scene {
@@ -18,12 +19,13 @@ pub(crate) struct Scene {
 }
 
 /// The books of the quota backend: `gold` is unlimited, `bronze` and `silver` have two requests a
-/// minute, `revoked` is no longer admitted.
+/// minute, `revoked` is no longer admitted; the tenant `acme` has a budget of tokens.
 pub(crate) fn stock(backend: &Backend) {
     let minute = Duration::from_secs(60);
     backend.limit("key=bronze", 2, minute);
     backend.limit("key=silver", 2, minute);
     backend.reject_key("key=revoked", 401);
+    backend.limit("tenant=acme", tokens::BUDGET, Duration::from_secs(3600));
 }
 
 /// The tour.
@@ -83,6 +85,14 @@ pub(crate) const SCENES: &[Scene] = &[
         tale: "A policy with a lease asks for units ahead, the more the busier the key is, and \
                spends them without asking.",
         play: lease,
+    },
+    Scene {
+        title: "Tokens of a language model: charged when the answer is there",
+        tale: "Nobody knows ahead how many tokens an answer takes. The check reserves 220, the \
+               most that one of these can take; Envoy's own filters find in the answer what it \
+               took, also at the end of a stream; and the filter gives the rest back. The tenant \
+               `acme` has 550 tokens an hour.",
+        play: tokens::play,
     },
     Scene {
         title: "Shadow: try a policy before it bites",

@@ -29,6 +29,7 @@ pub(crate) struct Ask {
     path: &'static str,
     grpc: bool,
     headers: Vec<(&'static str, &'static str)>,
+    body: Option<String>,
 }
 
 /// What came of a request, on all sides.
@@ -56,6 +57,7 @@ impl Ask {
             path,
             grpc: false,
             headers: Vec::new(),
+            body: None,
         }
     }
 
@@ -78,11 +80,23 @@ impl Ask {
         self
     }
 
+    /// With a body of JSON.
+    pub(crate) fn json(self, body: String) -> Self {
+        Self {
+            body: Some(body),
+            ..self.header("content-type", "application/json")
+        }
+    }
+
     fn request(&self, rig: &Rig) -> Request {
         let request = if self.grpc {
             rig.grpc(self.path)
         } else {
             rig.request(self.method, self.path)
+        };
+        let request = match &self.body {
+            Some(body) => request.body(body),
+            None => request,
         };
         let headers = self.headers.iter();
         headers.fold(request, |request, (name, value)| {
