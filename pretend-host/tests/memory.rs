@@ -47,7 +47,7 @@ fn memory_is_flat_over_configuration_pushes() {
     assert_eq!(host.traps(), [""; 0]);
 }
 
-/// Another configuration, whose tables begin anew; the old one's go a second after its last stream.
+/// Another configuration, whose tables begin anew; the old one's go some ticks after its last stream.
 fn push(host: &mut Host<'_>, number: u64) {
     let budget = format!("\"{}ms\"", 1000 + number);
     let config = CONFIG.replace("\"1s\"\n}", &format!("{budget}\n}}"));

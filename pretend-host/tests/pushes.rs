@@ -4,20 +4,33 @@
 use pretend_host::{Call, Ending, Host, MILLISECOND, Module, Options, Request};
 
 #[test]
-fn what_replaced_configurations_counted_last_arrives_within_a_second() {
+fn what_a_configuration_has_counted_arrives_with_the_push_that_replaces_it() {
+    let module = Module::from_env("cargo xtask test pretend").unwrap();
+    let mut host = host(&module);
+
+    for number in 0..20 {
+        host.request(0, &Request::get("/off"));
+        host.push(config(number).as_bytes(), 0).unwrap();
+        assert_eq!(counted(&host), number + 1);
+    }
+}
+
+#[test]
+fn what_replaced_configurations_leave_undecided_is_counted_within_a_fraction_of_a_second() {
     let module = Module::from_env("cargo xtask test pretend").unwrap();
     let mut host = host(&module);
     host.run_for(100 * MILLISECOND);
 
     for number in 0..20 {
-        // Decided at once, and the configuration is replaced before it ticks again.
-        host.request(0, &Request::get("/off"));
+        // Its client is gone, and with it the last reason to keep the configuration: nobody will
+        // hear how its check ends.
+        let id = host.request(0, &Request::get("/").header("x-key", "k"));
+        host.disconnect(id);
         host.push(config(number).as_bytes(), 0).unwrap();
-        host.run_for(5 * MILLISECOND);
+        host.run_for(MILLISECOND);
     }
-    let counted = |host: &Host<'_>| host.metrics().counters_sum("quota_gate.requests.");
-    assert!(counted(&host) < 20, "nothing was left to wait for");
-    host.run_for(1100 * MILLISECOND);
+    assert_eq!(counted(&host), 0);
+    host.run_for(250 * MILLISECOND);
 
     assert_eq!(counted(&host), 20);
     assert_eq!(host.roots(0), 1);
@@ -25,8 +38,40 @@ fn what_replaced_configurations_counted_last_arrives_within_a_second() {
     assert_eq!(host.complaints(), [""; 0]);
 }
 
+/// Whatever a configuration needs is free again when it is over, and what the host keeps for good
+/// is the same for all of them.
+#[test]
+fn five_hundred_pushes_leave_no_more_behind_than_fifty() {
+    let module = Module::from_env("cargo xtask test pretend").unwrap();
+    for requests in [0, 20] {
+        let mut host = host(&module);
+        let mut push = |number: u64| {
+            for key in 0..requests {
+                let key = format!("{number}-{key}");
+                host.request(0, &Request::get("/").header("x-key", key));
+            }
+            host.push(config(number).as_bytes(), 0).unwrap();
+            host.run_for(1200 * MILLISECOND);
+            host.take_ended();
+            host.take_log();
+            (host.memory(0), host.metrics_defined(0), host.roots(0))
+        };
+
+        let early: Vec<_> = (0..50).map(&mut push).collect();
+        let late: Vec<_> = (50..500).map(&mut push).collect();
+
+        assert_eq!(late.last(), early.last(), "{requests} requests each");
+        assert!(host.metrics_defined(0) < 20);
+        assert_eq!(host.traps(), [""; 0]);
+    }
+}
+
+fn counted(host: &Host<'_>) -> u64 {
+    host.metrics().counters_sum("quota_gate.requests.")
+}
+
 fn host(module: &Module) -> Host<'_> {
-    let backend = |_: &Call| Ending::status(2 * MILLISECOND, 200);
+    let backend = |_: &Call| Ending::status(10 * MILLISECOND, 200);
     Host::new(module, CONFIG.as_bytes(), Options::default(), backend).unwrap()
 }
 

@@ -24,6 +24,9 @@ use crate::wire::{BODY_BYTES_MAX, RawReply};
 
 thread_local! {
     static VM: RefCell<Vm> = const { RefCell::new(Vm::new()) };
+    /// What the host calls each metric by. It gives a number to every definition, also of a name
+    /// that it knows, and keeps them all: each configuration goes by the same ones.
+    static DEFINED: RefCell<SortedMap<String, u32>> = const { RefCell::new(SortedMap::new()) };
 }
 
 /// Everything that this VM holds.
@@ -89,6 +92,8 @@ pub(super) fn on_configure(root: u32) -> bool {
                     if let Some(gate) = &mut other.gate {
                         gate.handle_replaced();
                     }
+                    // It may never tick again.
+                    other.flush();
                 }
                 let Some(known) = vm.roots.get_mut(&root) else {
                     return false;
@@ -377,7 +382,7 @@ impl Root {
                 Some(id) => *id,
                 None => {
                     let name = metric.name(gate.config());
-                    let Some(id) = abi::define_metric(kind_of(metric.kind()), &name) else {
+                    let Some(id) = metric_id(metric.kind(), name) else {
                         continue;
                     };
                     metrics.insert(metric, id);
@@ -415,6 +420,21 @@ impl Root {
         self.drain(None);
         self.flush();
     }
+}
+
+/// What the host calls a metric by, defined when it is first asked for.
+fn metric_id(kind: Kind, name: String) -> Option<u32> {
+    DEFINED.with(|defined| {
+        let mut defined = defined.try_borrow_mut().ok()?;
+        if let Some(id) = defined.get(&name) {
+            return Some(*id);
+        }
+        let id = abi::define_metric(kind_of(kind), &name)?;
+        if defined.len() < DEFINED_MAX {
+            defined.insert(name, id);
+        }
+        Some(id)
+    })
 }
 
 /// Lets a stream leave from the callback of another context.
@@ -528,9 +548,14 @@ const DECISION_HEADER: &str = "x-quota-decision";
 /// What every real answer carries, and no answer that Envoy made itself.
 const FROM_BACKEND: &[u8] = b"x-envoy-upstream-service-time";
 
-/// A root that lives ticks as often as any other, so one that has been silent for so many rounds
-/// does not: one second, however many have fallen silent with it.
-const SILENT_ROUNDS: u64 = 50;
+/// A root that lives ticks as often as any other, for one loop runs all their timers: one that has
+/// been silent for so many rounds does not. That is a fifth of a second, however many have fallen
+/// silent with it; until then what they hold takes room.
+const SILENT_ROUNDS: u64 = 10;
+
+/// Names of metrics, of all configurations so far: far more than one has. The host keeps them for
+/// good as well.
+const DEFINED_MAX: usize = 4096;
 
 /// Forgotten roots that may have use to tell: each needs a push of its own, and some minutes of an
 /// outage.
