@@ -56,6 +56,8 @@ fn run() -> Result<ExitCode> {
     let missed = tour(&page, &rig);
     if args.keep {
         keep::keep(&page, &rig, &interrupt);
+    } else if !missed {
+        page.farewell();
     }
     Ok(if missed {
         ExitCode::FAILURE

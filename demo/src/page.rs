@@ -108,6 +108,11 @@ impl Page {
         }
     }
 
+    /// Where to go from here, for who is back at the prompt.
+    pub(crate) fn farewell(&self) {
+        println!("To try it by hand: cargo xtask demo --keep. What it all means: README.md.");
+    }
+
     /// How it went as a whole.
     pub(crate) fn closing(&self, scenes: usize, failed: &[&str], took: Duration) {
         println!("\n{}", self.paint(Ink::Bold, &"-".repeat(self.width)));
@@ -115,7 +120,6 @@ impl Page {
         if failed.is_empty() {
             let text = format!("All {scenes} scenes came out as told, in {took:.1} s.");
             println!("{}", self.paint(Ink::Green, &text));
-            println!("To try it by hand: cargo xtask demo --keep. What it all means: README.md.");
         } else {
             let text = format!(
                 "{} of {scenes} scenes did not come out as told:",
