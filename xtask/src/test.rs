@@ -599,6 +599,8 @@ struct Report {
 fn summary(reports: &[Report]) -> String {
     let mut text = String::from("\n");
     let mut total = Tally::default();
+    let names = reports.iter().map(|report| report.step.name().len());
+    let width = names.max().unwrap_or_default();
     for Report {
         step,
         tally,
@@ -616,7 +618,7 @@ fn summary(reports: &[Report]) -> String {
             Tally { passed, failed, .. } => format!("{passed} passed, {failed} failed"),
         };
         let line = format!(
-            "{:<8} {word:<7} {:>12}  {tests}",
+            "{:<width$} {word:<7} {:>12}  {tests}",
             step.name(),
             seconds(*took)
         );
@@ -674,10 +676,16 @@ mod tests {
         };
         assert_eq!(
             summary(&[report(Step::Fmt, 0, 0), report(Step::Unit, 7, 1)]),
-            "\nfmt      ok             1.5 s\n\
-             unit     FAILED         1.5 s  7 passed, 1 failed\n\
+            "\nfmt  ok             1.5 s\n\
+             unit FAILED         1.5 s  7 passed, 1 failed\n\
              unit failed; to run it alone: cargo xtask test unit\n\
              7 passed, 1 failed\n"
+        );
+        assert_eq!(
+            summary(&[report(Step::Fmt, 0, 0), report(Step::Observability, 3, 0)]),
+            "\nfmt           ok             1.5 s\n\
+             observability ok             1.5 s  3 passed, 0 failed\n\
+             3 passed, 0 failed\n"
         );
     }
 }
