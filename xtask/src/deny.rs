@@ -14,29 +14,26 @@ use serde_json::Value;
 use crate::paths;
 use crate::process::capture;
 
-/// Checks every dependency of the workspace and prints all findings.
+/// Checks every dependency of both workspaces and prints all findings.
 ///
 /// # Errors
 /// There is a finding, or cargo can't tell the dependencies.
 pub(crate) fn run() -> Result<()> {
     let text = fs::read_to_string(paths::root().join(".cargo/deny.toml"))?;
     let allowed = allowed(&text).context(".cargo/deny.toml has no licenses.allow")?;
-    let mut cargo = Command::new(paths::cargo());
-    cargo
-        .current_dir(paths::root())
-        .args(["metadata", "--format-version=1", "--locked"]);
-    let metadata: Value = serde_json::from_str(&capture(&mut cargo)?)?;
-    let packages = packages(&metadata);
-    let mut findings: Vec<String> = packages
-        .iter()
-        .filter_map(|package| package.finding(&allowed))
-        .collect();
     let promised = promised_rust()?;
-    findings.extend(
-        packages
-            .iter()
-            .filter_map(|package| package.too_new(&promised)),
-    );
+    let mut findings = Vec::new();
+    let mut names = BTreeSet::new();
+    for workspace in WORKSPACES {
+        for package in packages(&metadata(workspace)?) {
+            findings.extend(package.finding(&allowed));
+            findings.extend(package.too_new(&promised));
+            names.insert((package.name, package.version));
+        }
+    }
+    // What both of them have is found once.
+    findings.sort();
+    findings.dedup();
     findings.extend(filter_findings(&filter_tree()?));
     for finding in &findings {
         println!("{finding}");
@@ -45,13 +42,23 @@ pub(crate) fn run() -> Result<()> {
         0 => {
             println!(
                 "deny: {} packages, {} licences allowed",
-                packages.len(),
+                names.len(),
                 allowed.len()
             );
             Ok(())
         }
         count => bail!("{count} findings, see the lines above"),
     }
+}
+
+/// What cargo knows of the packages that the lock file beside a manifest names.
+fn metadata(manifest: &str) -> Result<Value> {
+    let mut cargo = Command::new(paths::cargo());
+    cargo
+        .current_dir(paths::root())
+        .args(["metadata", "--format-version=1", "--locked"])
+        .args(["--manifest-path", manifest]);
+    Ok(serde_json::from_str(&capture(&mut cargo)?)?)
 }
 
 struct Package {
@@ -185,6 +192,9 @@ fn filter_findings(tree: &str) -> Vec<String> {
         .chain(twice.map(|(name, _)| format!("the filter has {name} twice")))
         .collect()
 }
+
+/// The fuzz targets are a workspace of their own, with a lock file of its own.
+const WORKSPACES: [&str; 2] = ["Cargo.toml", "tests/fuzz/Cargo.toml"];
 
 const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
