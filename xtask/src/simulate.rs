@@ -1,16 +1,13 @@
 //! `cargo xtask simulate`: a fleet of gates in virtual time, as tables, JSON and plots.
 //!
 //! The package `fleet` runs the filter's own core, optimised, in a process of its own; here is what
-//! people see of it. A broken promise is an error.
+//! people see of it, by way of the package `fleet-report`. A broken promise is an error.
 
-mod pictures;
-mod tables;
-
-use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
+use std::{env, fs};
 
 use anyhow::{Context, Result, bail};
 use clap::builder::RangedI64ValueParser;
@@ -71,11 +68,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     };
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
-    } else {
-        print!("{}", tables::text(&report));
     }
     if let Some(dir) = &args.out {
         write(&report, dir)?;
+    }
+    if !args.json || args.out.is_some() {
+        show(&report, args.out.as_deref(), !args.json)?;
     }
     Ok(match broken(&report) {
         0 => ExitCode::SUCCESS,
@@ -89,7 +87,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 /// A promise is broken, or the simulation can't be run.
 pub(crate) fn check() -> Result<u64> {
     let report = simulate(&QUICK)?;
-    print!("{}", tables::text(&report));
+    show(&report, None, true)?;
     match broken(&report) {
         0 => Ok(report.all().count() as u64),
         count => bail!("{count} promises of src/gate/lease.rs are broken, see the lines above"),
@@ -140,9 +138,7 @@ fn simulate(plan: &Plan) -> Result<Report> {
         return Err(error);
     }
     step.done("compiled");
-    let program = paths::target_dir()?
-        .join("load/fleet")
-        .with_extension(std::env::consts::EXE_EXTENSION);
+    let program = program("load", "fleet")?;
     let what = format!(
         "{} proxies of {} workers, {} keys, {} requests/s, seed {}",
         plan.proxies, plan.workers, plan.keys, plan.rate, plan.seed
@@ -213,14 +209,45 @@ fn read(file: &Path) -> Result<Report> {
 }
 
 fn write(report: &Report, dir: &Path) -> Result<()> {
-    for (name, chart) in pictures::charts(report) {
-        chart.write(&dir.join(name))?;
-        eprintln!("wrote {}", dir.join(format!("{name}.svg")).display());
-    }
     let file = dir.join("simulate.json");
     fs::create_dir_all(dir)?;
     fs::write(&file, serde_json::to_string_pretty(report)?)
         .with_context(|| format!("{}", file.display()))
+}
+
+/// Prints the report as tables, unless they are not wanted, and draws it into a folder.
+fn show(report: &Report, pictures: Option<&Path>, tables: bool) -> Result<()> {
+    let step = Step::spinner("report", "compiling what shows it: once");
+    let mut cargo = test::cargo("build");
+    cargo.args(["--package", "fleet-report"]);
+    if let Err(error) = watched(&mut cargo, BUILD_BOUND, |line| step.detail(line)) {
+        step.give_up();
+        return Err(error);
+    }
+    step.done("compiled");
+    let program = program("debug", "fleet-report")?;
+    let mut command = Command::new(&program);
+    command.stdin(Stdio::piped()).args(pictures);
+    if !tables {
+        command.stdout(Stdio::null());
+    }
+    let started = command.spawn();
+    let mut child = started.with_context(|| format!("{} can't be started", program.display()))?;
+    let mut stdin = child.stdin.take().context("the report has no pipe")?;
+    // What it has to say of a report that it can't take, it says itself.
+    let told = stdin.write_all(serde_json::to_string(report)?.as_bytes());
+    drop(stdin);
+    let ended = child.wait()?;
+    if !ended.success() {
+        bail!("the report can't be shown: see the lines above");
+    }
+    told.context("the report was not taken")
+}
+
+/// A program of this workspace, built before.
+fn program(profile: &str, name: &str) -> Result<PathBuf> {
+    let file = paths::target_dir()?.join(profile).join(name);
+    Ok(file.with_extension(env::consts::EXE_EXTENSION))
 }
 
 /// A fleet that fits into half a minute, with the same traffic for each worker.

@@ -3,7 +3,7 @@
 use charts::{Axis, Chart, Lines, Panels, Series, number};
 use fleet::{Mode, Outcome, Report};
 
-use super::tables::{axes, books, find, span, widest};
+use crate::tables::{axes, books, find, span, widest};
 
 /// Each chart by the name of its file.
 pub(super) fn charts(report: &Report) -> Vec<(&'static str, Chart)> {
