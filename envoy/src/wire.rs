@@ -35,6 +35,8 @@ pub enum QuotaHeaders {
     None,
     /// `X-RateLimit-Limit`, `-Remaining` and `-Reset`.
     XRateLimit,
+    /// The same with a reset to the millisecond: `2.345`.
+    Millis,
 }
 
 /// What a check asks.
@@ -273,6 +275,19 @@ fn answer_headers(asked: &Asked, charge: &Charge, fields: QuotaHeaders) -> Answe
             headers.insert("x-ratelimit-limit", tightest.max.into());
             headers.insert("x-ratelimit-remaining", tightest.remaining.into());
             headers.insert("x-ratelimit-reset", reset.into());
+        }
+        QuotaHeaders::Millis => {
+            headers.insert("x-ratelimit-limit", tightest.max.into());
+            headers.insert("x-ratelimit-remaining", tightest.remaining.into());
+            let (whole, millis) = (
+                tightest.resets_in.as_secs(),
+                tightest.resets_in.subsec_millis(),
+            );
+            put(
+                headers,
+                "x-ratelimit-reset",
+                &format!("{whole}.{millis:03}"),
+            );
         }
     }
     answer

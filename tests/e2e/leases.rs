@@ -29,9 +29,9 @@ fn builder(workers: u32, max_units: u64) -> RigBuilder {
 
 /// What came of a load.
 #[derive(Debug, Default)]
-struct Told {
+pub(crate) struct Told {
     passed: AtomicU32,
-    denied: AtomicU32,
+    pub(crate) denied: AtomicU32,
 }
 
 impl Told {
@@ -41,7 +41,7 @@ impl Told {
 }
 
 /// Sends `count` requests of one key as fast as `clients` can over connections that they keep.
-fn load(rigs: &[&Rig], clients: usize, count: usize) -> Told {
+pub(crate) fn load(rigs: &[&Rig], clients: usize, count: usize) -> Told {
     let told = Told::default();
     std::thread::scope(|scope| {
         for client in 0..clients {
@@ -68,7 +68,7 @@ fn units(rig: &Rig) -> u64 {
     rig.backend().checks().iter().map(|check| check.cost).sum()
 }
 
-fn leases(rig: &Rig, event: &str) -> u64 {
+pub(crate) fn leases(rig: &Rig, event: &str) -> u64 {
     rig.envoy().metric("quota_gate_leases", &[("event", event)]) as u64
 }
 

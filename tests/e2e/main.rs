@@ -12,6 +12,7 @@ mod descriptor;
 mod emergency;
 mod failure_mode;
 mod hostile_bytes;
+mod lease_resets;
 mod leases;
 mod lessons;
 mod line_breaks;
