@@ -24,6 +24,8 @@ class Check(BaseHTTPRequestHandler):
 
     def do_POST(self):
         self.rfile.read(int(self.headers.get("content-length") or 0))
+        if self.path != "/check":
+            return self.answer(404, {})
         who, cost = self.headers.get("x-quota-descriptor"), self.headers.get("x-quota-cost", "")
         least = self.headers.get("x-quota-cost-min", cost)  # only a check for a lease has it
         if who is None or not (cost.isdecimal() and least.isdecimal()):

@@ -184,6 +184,9 @@ fn the_example_server_calls_what_it_cannot_understand_a_bad_request() {
         ("x-quota-cost-min", "some"),
     ];
     assert_eq!(ask(&least), 400);
+    let report = Request::new(example.port.address(), "POST", "/report");
+    let report = report.header("x-quota-descriptor", "a=b");
+    assert_eq!(report.header("x-quota-cost", "1").send().status, 404);
     let good = [("x-quota-descriptor", "a=b"), ("x-quota-cost", "1")];
     assert_eq!((ask(&good), ask(&good)), (200, 429));
 }
