@@ -17,7 +17,7 @@
 //! - `tidy`: house rules over the repository's files; `deny`: what dependencies may be
 //! - `reference`: the configuration's JSON Schema and reference, made from its keys
 //! - `rehearse`: an outage in quick time, for the dashboard's picture
-//! - `manifests`: what users copy is held to the code
+//! - `manifests`: what users copy is held to the code; `published`: to the control planes' schemas
 //! - `paths`: where things are; `process`: running commands; `say`: telling what goes on
 
 #[cfg(test)]
@@ -38,6 +38,8 @@ mod manifests;
 mod paths;
 mod planted;
 mod process;
+#[cfg(test)]
+mod published;
 mod reference;
 mod rehearse;
 mod say;

@@ -9,12 +9,12 @@ use serde_json::Value;
 
 use crate::paths;
 
-fn read(file: &str) -> String {
+pub(crate) fn read(file: &str) -> String {
     fs::read_to_string(paths::root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
 /// The documents of a YAML text.
-fn documents(text: &str) -> Vec<Value> {
+pub(crate) fn documents(text: &str) -> Vec<Value> {
     serde_yaml_ng::Deserializer::from_str(text)
         .map(|document| Value::deserialize(document).expect("YAML"))
         .collect()
