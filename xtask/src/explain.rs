@@ -6,6 +6,7 @@
 mod outcome;
 
 use std::fmt::Write;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -89,6 +90,7 @@ impl Seen {
         let (method, path) = args
             .request
             .split_once(' ')
+            .filter(|(_, path)| path.starts_with('/') || *path == "*")
             .with_context(|| format!("`{}` is no `METHOD /path`", args.request))?;
         let mut headers = vec![
             (":method".to_owned(), method.to_owned()),
@@ -109,10 +111,10 @@ impl Seen {
         }
         let mut properties = Vec::new();
         if let Some(peer) = &args.peer {
-            let address = match peer.contains(':') {
-                true => format!("[{peer}]:50000"),
-                false => format!("{peer}:50000"),
-            };
+            let peer: IpAddr = peer
+                .parse()
+                .with_context(|| format!("`{peer}` is no address of IPv4 or IPv6"))?;
+            let address = SocketAddr::new(peer, 50000).to_string();
             let path = ["source", "address"].map(str::to_owned).to_vec();
             properties.push((path, address.into_bytes()));
         }
@@ -225,6 +227,23 @@ fn explain(config: &Config, seen: &Seen, now: Wall) -> String {
     told.0
 }
 
+/// What would have given an entry its value, and how to tell it here.
+fn wanted(source: &Source) -> String {
+    match source {
+        Source::ClientIp { trusted_hops: 0 } => "the peer's address, --peer".to_owned(),
+        Source::ClientIp { trusted_hops } => {
+            format!("x-forwarded-for, {trusted_hops} long at least, -H")
+        }
+        Source::Header(name) => format!("the header `{name}`, -H"),
+        Source::Property { path, .. } => {
+            format!("the property {}, --property", path.join("/"))
+        }
+        Source::Query(name) => format!("the parameter `{name}` of the query"),
+        Source::RouteName => "the route's name, --route-name".to_owned(),
+        Source::Value(_) => "a constant".to_owned(),
+    }
+}
+
 /// The policy of the request, and what led to it.
 fn choose(config: &Config, seen: &Seen, request: &PlainRequest) -> (Choice, String) {
     let (choice, problem) = Router::new(0).choose(config, request);
@@ -299,13 +318,17 @@ impl Told {
                 self.line("key", hash.get(..8).unwrap_or(&hash));
             }
             Err(missing) => {
-                let name = policy.descriptor.get(missing.index).map(|own| &own.name);
-                let name = name.map_or("", String::as_str);
+                let entry = policy.descriptor.get(missing.index);
+                let name = entry.map_or("", |entry| &entry.name);
+                let from = entry.map_or_else(String::new, |entry| wanted(&entry.source));
                 let then = match policy.on_missing {
                     OnMissing::Allow => "on_missing: allow",
                     OnMissing::Deny => "on_missing: deny",
                 };
-                self.line("descriptor", &format!("`{name}` has no value; {then}"));
+                self.line(
+                    "descriptor",
+                    &format!("`{name}` has no value ({from}); {then}"),
+                );
             }
         }
         let cost = descriptor::cost(policy, request);

@@ -154,7 +154,10 @@ fn not_json(sources: &Sources, file: usize, at: usize, error: &str) -> Finding {
 fn fault(bytes: &[u8]) -> Option<(usize, String)> {
     let error = value::Value::from_json(bytes).err()?;
     let at = offset(bytes, error.line(), error.column());
-    (!bytes.trim_ascii().is_empty()).then(|| (at, error.to_string()))
+    // The place is shown in the outer file: line and column of the text within would mislead.
+    let what = error.to_string();
+    let what = what.split(" at line ").next().unwrap_or(&what).to_owned();
+    (!bytes.trim_ascii().is_empty()).then_some((at, what))
 }
 
 /// The byte of a line and column, both from 1.

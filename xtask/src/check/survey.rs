@@ -38,7 +38,9 @@ struct Filter {
 /// # Errors
 /// It can't be read, is neither YAML nor JSON, or holds no configuration of the filter.
 pub(crate) fn survey(file: &Path) -> Result<Survey> {
-    let text = fs::read_to_string(file).with_context(|| format!("{}", file.display()))?;
+    let bytes = fs::read(file).with_context(|| format!("{}", file.display()))?;
+    let text = String::from_utf8(bytes);
+    let text = text.with_context(|| format!("{}: neither YAML nor JSON", file.display()))?;
     of_text(file, text)
 }
 

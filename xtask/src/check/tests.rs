@@ -238,6 +238,8 @@ fn a_configuration_that_is_not_json_is_told_with_its_line_in_the_outer_file() {
     ));
 
     assert!(lines(&survey).contains(&(39, "unreadable")));
+    // Its place is in the file, and the words name no other.
+    assert!(!printed(&survey).contains("at line"));
 }
 
 #[test]

@@ -84,7 +84,7 @@ fn a_request_with_nothing_to_check_by() {
         told(&manifest("minimal.yaml"), &args("GET /")),
         "\
 policy      standard, the default_policy: no route matches
-descriptor  `key` has no value; on_missing: deny
+descriptor  `key` has no value (the header `x-api-key`, -H); on_missing: deny
 cost        1 unit
 backend     not asked
 
@@ -136,4 +136,24 @@ fn a_request_that_costs_more_than_the_local_limit_has_under_a_policy_that_only_w
         assert!(told.lines().any(|own| own == line), "{line}\n\n{told}");
     }
     assert!(!told.contains("s3cret"));
+}
+
+#[test]
+fn what_can_not_be_a_request_is_refused() {
+    let config = manifest("minimal.yaml");
+    let refused = |args: &Args| {
+        Seen::read(args, &config)
+            .err()
+            .map(|error| error.to_string())
+    };
+    for request in ["/v1/x", "GET v1"] {
+        let expected = format!("`{request}` is no `METHOD /path`");
+        assert_eq!(refused(&args(request)), Some(expected));
+    }
+    let mut from = args("GET /");
+    from.peer = Some("somewhere".to_owned());
+    let expected = "`somewhere` is no address of IPv4 or IPv6".to_owned();
+    assert_eq!(refused(&from), Some(expected));
+    from.peer = Some("::1".to_owned());
+    assert_eq!(refused(&from), None);
 }
