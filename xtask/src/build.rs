@@ -90,7 +90,7 @@ pub(crate) fn compile(cargo: &WasmCargo) -> Result<(Vec<u8>, bool)> {
     }
 }
 
-/// The optimised form of a module, kept beside it by what it was made from: it takes 5 seconds.
+/// The optimised form of a module, kept beside it by what it was made from: it takes 15 seconds.
 fn optimise(wasm_opt: &WasmOpt, linked: &Path) -> Result<Vec<u8>> {
     let mut hash = Sha256::new();
     hash.update(WasmOpt::recipe());
