@@ -876,6 +876,20 @@ fn a_peek_at_limitador_has_a_path_of_its_own() {
     );
 }
 
+#[test]
+fn units_are_taken_back_where_the_backend_has_a_way_and_nowhere_else() {
+    let takes_back = |preset| wire(preset).takes_back();
+    let presets = [Preset::Headers, Preset::Gubernator];
+    assert_eq!(presets.map(takes_back), [true; 2]);
+    let presets = [
+        Preset::Limitador,
+        Preset::EnvoyRatelimit,
+        Preset::Throttlecrab,
+        Preset::Unkey,
+    ];
+    assert_eq!(presets.map(takes_back), [false; 4]);
+}
+
 fn backend(preset: Preset) -> Backend {
     Backend {
         index: 0,

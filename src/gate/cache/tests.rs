@@ -438,6 +438,47 @@ fn what_is_over_in_the_main_queue_leaves_before_anything_on_probation() {
 }
 
 #[test]
+fn what_is_over_at_this_moment_gets_no_second_chance_and_is_not_counted() {
+    let mut cache = Cache::new(3, usize::MAX, 7);
+    let short = CacheTtls {
+        allow: ms(10),
+        ..CacheTtls::default()
+    };
+    for (key, ttls) in [(&b"used"[..], &ALL_ON), (b"over", &short)] {
+        cache.put(at(0), key, &allowed(), ttls);
+        assert!(cache.get(at(0), key, 1, ttls).is_some());
+    }
+    cache.put(at(0), b"unused", &allowed(), &ALL_ON);
+
+    cache.put(at(10), b"new", &allowed(), &ALL_ON);
+
+    for key in [&b"used"[..], b"unused", b"new"] {
+        assert!(cache.get(at(10), key, 1, &ALL_ON).is_some());
+    }
+    assert_eq!(cache.take_evictions(), 0);
+}
+
+#[test]
+fn a_tenth_of_the_places_is_left_to_those_on_probation() {
+    let mut cache = Cache::new(20, usize::MAX, 7);
+    for number in 0..20_u8 {
+        cache.put(at(0), &[number], &allowed(), &ALL_ON);
+        if number < 18 {
+            cache.get(at(0), &[number], 1, &ALL_ON);
+        }
+    }
+
+    // The 18 that are in use leave probation; the first of them makes room.
+    cache.put(at(1), &[20], &allowed(), &ALL_ON);
+
+    assert_eq!(cache.get(at(1), &[0], 1, &ALL_ON), None);
+    for number in 1..=20 {
+        assert!(cache.get(at(1), &[number], 1, &ALL_ON).is_some());
+    }
+    assert_eq!(cache.take_evictions(), 1);
+}
+
+#[test]
 fn an_entry_weighs_at_least_what_it_takes() {
     // Beside the slot: hash and place in a B-tree that may be half full, a place in a queue that
     // may be half empty, and the allocator's header and rounding of the key.

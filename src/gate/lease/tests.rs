@@ -233,6 +233,30 @@ fn a_third_part_takes_the_earlier_end_of_the_second() {
 }
 
 #[test]
+fn a_third_part_has_its_own_end_once_the_first_is_used_up() {
+    for looks in 0..4 {
+        let mut leases = roomy();
+        lease(&mut leases, 10);
+        leases.asked(at(500), KEY, 20);
+        leases.granted(at(501), KEY, &renewal(20));
+        leases.spend(at(502), KEY, 9, &TERMS);
+        for _ in 0..looks {
+            leases.spend(at(503), KEY, 0, &TERMS);
+        }
+
+        leases.asked(at(800), KEY, 20);
+        leases.granted(at(801), KEY, &renewal(20));
+
+        leases.spend(at(1_499), KEY, 0, &TERMS);
+        assert_eq!(leases.held(KEY), 40);
+        leases.spend(at(1_500), KEY, 0, &TERMS);
+        assert_eq!(leases.held(KEY), 20);
+        leases.spend(at(1_800), KEY, 0, &TERMS);
+        assert_eq!(leases.held(KEY), 0);
+    }
+}
+
+#[test]
 fn a_lease_that_is_about_to_expire_is_renewed_though_much_is_left() {
     let mut leases = roomy();
     for millis in 0..20 {
