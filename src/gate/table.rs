@@ -91,6 +91,10 @@ impl<V> Table<V> {
 
     /// The value of a key.
     pub(super) fn find_mut(&mut self, key: &[u8]) -> Option<&mut V> {
+        // Where nothing is ever remembered, no key needs to be hashed.
+        if self.len() == 0 {
+            return None;
+        }
         let index = self.places.get(self.hash(key))?;
         let slot = self.slots.get_mut(index)?.as_mut()?;
         (*slot.key == *key).then_some(&mut slot.value)
@@ -98,6 +102,9 @@ impl<V> Table<V> {
 
     /// The value of a key.
     pub(super) fn find(&self, key: &[u8]) -> Option<&V> {
+        if self.len() == 0 {
+            return None;
+        }
         let index = self.places.get(self.hash(key))?;
         let slot = self.slots.get(index)?.as_ref()?;
         (*slot.key == *key).then_some(&slot.value)
