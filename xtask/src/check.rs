@@ -75,6 +75,13 @@ fn judge(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(refused)))
 }
 
+/// What is found in a text, as it is printed.
+#[cfg(test)]
+pub(crate) fn found_in(file: &std::path::Path, text: &str) -> String {
+    let survey = survey::of_text(file, text.to_owned()).expect("a configuration");
+    survey.sources.to_text(&survey.findings)
+}
+
 /// `envoy.yaml: 1 configuration, 2 problems, 1 warning`
 fn summary(survey: &Survey) -> String {
     let count = |severity| {

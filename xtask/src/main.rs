@@ -18,6 +18,7 @@
 //! - `reference`: the configuration's JSON Schema and reference, made from its keys
 //! - `rehearse`: an outage in quick time, for the dashboard's picture
 //! - `manifests`: what users copy is held to the code; `published`: to the control planes' schemas
+//! - `pages`: commands, files and configurations in the documents are held to what there is
 //! - `paths`: where things are; `process`: running commands; `say`: telling what goes on
 
 #[cfg(test)]
@@ -35,6 +36,8 @@ mod hooks;
 mod interface;
 #[cfg(test)]
 mod manifests;
+#[cfg(test)]
+mod pages;
 mod paths;
 mod planted;
 mod process;

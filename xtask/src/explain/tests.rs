@@ -95,6 +95,17 @@ right away           deny      descriptor_missing  401   16
 }
 
 #[test]
+fn the_page_shows_what_is_told_of_a_request() {
+    let page = std::fs::read_to_string(crate::paths::root().join("docs/check.md")).unwrap();
+    let mut args = args("GET /");
+    args.headers = vec!["x-api-key: k1".to_owned()];
+
+    let told = told(&manifest("minimal.yaml"), &args);
+
+    assert!(page.contains(&format!("```text\n{told}```\n")), "{told}");
+}
+
+#[test]
 fn a_request_that_costs_more_than_the_local_limit_has_under_a_policy_that_only_watches() {
     let config = quota_gate::config::parse::parse(
         br#"{
