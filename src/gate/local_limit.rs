@@ -99,15 +99,14 @@ impl LocalLimits {
             let mut places = Places::decode(body.unwrap_or_default());
             let healed = places.heal(now);
             let taken = places.take(now, key, terms, cost);
-            let write = healed || taken.is_ok();
+            let write = healed || taken.wait.is_none();
             (taken, write.then(|| places.encode()))
         });
         match booked {
-            Ok(Ok(evicted)) => {
-                self.evictions = self.evictions.saturating_add(u64::from(evicted));
-                Ok(())
+            Ok(Taken { wait, crowded }) => {
+                self.evictions = self.evictions.saturating_add(u64::from(crowded));
+                wait.map_or(Ok(()), |wait| Err(OverLimit::NotNow(wait)))
             }
-            Ok(Err(wait)) => Err(OverLimit::NotNow(wait)),
             Err(Contended) => {
                 self.contended = self.contended.saturating_add(1);
                 Err(OverLimit::NotNow(Ticks(terms.interval).round_up()))
@@ -115,7 +114,8 @@ impl LocalLimits {
         }
     }
 
-    /// Keys whose place was taken over by another while it was live, since this was last asked.
+    /// How often a key found every place of its slot taken by others, since this was last asked: it
+    /// has taken one over, or was refused for the debt of whoever holds it.
     pub const fn take_evictions(&mut self) -> u64 {
         std::mem::replace(&mut self.evictions, 0)
     }
@@ -172,6 +172,15 @@ impl Terms {
     }
 }
 
+/// What became of a wish for units.
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    /// How long to wait, when they were not given.
+    wait: Option<Duration>,
+    /// Whether every place belonged to another key.
+    crowded: bool,
+}
+
 /// What one slot holds.
 #[derive(Clone, Copy, Debug, Default)]
 struct Places([Place; WAYS]);
@@ -187,8 +196,8 @@ struct Place {
 }
 
 impl Places {
-    /// Books `cost` units and says whether a live key lost its place; or how long to wait.
-    fn take(&mut self, now: Wall, key: u64, terms: Terms, cost: u64) -> Result<bool, Duration> {
+    /// Books `cost` units, or says how long to wait.
+    fn take(&mut self, now: Wall, key: u64, terms: Terms, cost: u64) -> Taken {
         let now = Ticks::of(now.0);
         let rank = |place: &Place| match (place.key == key, place.full_at > now) {
             (true, true) => Rank::Own,
@@ -196,21 +205,30 @@ impl Places {
             (false, true) => Rank::Live(place.full_at),
         };
         let Some(place) = self.0.iter_mut().min_by_key(|place| rank(place)) else {
-            return Err(terms.reach.round_up());
+            return Taken {
+                wait: Some(terms.reach.round_up()),
+                crowded: true,
+            };
         };
-        let rank = rank(place);
+        let crowded = matches!(rank(place), Rank::Live(_));
         let debit = terms.interval.saturating_mul(u128::from(cost));
         let full_at = place.full_at.max(now).plus(debit);
         let latest = now.plus(terms.reach.0);
         if full_at > latest {
-            return Err(full_at.minus(latest).round_up());
+            return Taken {
+                wait: Some(full_at.minus(latest).round_up()),
+                crowded,
+            };
         }
         *place = Place {
             key,
             full_at,
             reach: terms.reach,
         };
-        Ok(matches!(rank, Rank::Live(_)))
+        Taken {
+            wait: None,
+            crowded,
+        }
     }
 
     /// Brings back what lies further ahead than it ever can, for the wall has jumped.

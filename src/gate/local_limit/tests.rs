@@ -189,6 +189,11 @@ fn a_fifth_live_key_takes_over_the_place_that_is_full_first() {
         0,
         "the evicted key gets nothing back"
     );
+    assert_eq!(
+        world.limits[0].take_evictions(),
+        1,
+        "who is refused for the debt of others is told of as well"
+    );
 }
 
 #[test]
