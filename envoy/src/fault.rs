@@ -39,7 +39,7 @@ pub enum Fault {
     Headers(usize),
     /// 200 with a body of 34 MB, more than Envoy buffers for a callout.
     HugeBody,
-    /// The good answer after an interim `100 Continue` (h1 only).
+    /// The good answer after an interim `100 Continue`; on h2, just the good answer.
     Informational,
     /// These bytes in place of an HTTP/1.1 answer, then the connection is closed.
     Raw(Vec<u8>),
@@ -112,7 +112,8 @@ impl Fault {
                     headers.insert(name, HeaderValue::from_static("1"));
                 }
             }
-            Self::Informational => {
+            // On h2 the same bytes would be no frame, and break whatever else the connection bears.
+            Self::Informational if version != Version::HTTP_2 => {
                 line.prefix(Bytes::from_static(b"HTTP/1.1 100 Continue\r\n\r\n"));
             }
             Self::Trailers => return with_trailers(answer, version, line).await,

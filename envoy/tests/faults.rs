@@ -89,6 +89,8 @@ fn faults_of_the_connection_over_http2() {
             (Fault::StallMidBody, Seen::Broken),
             (Fault::Garbage, Seen::Envoy(502)),
             (Fault::WrongHttpVersion, Seen::Envoy(502)),
+            (Fault::Informational, Seen::Backend(200)),
+            (Fault::Trailers, Seen::Backend(200)),
         ],
     );
     assert!(rig.backend().checks().iter().all(|check| check.h2));
