@@ -1,7 +1,7 @@
 //! Worlds whose tables hold a few entries, so that they are full most of the time: what is let go
 //! is counted, and nobody is let go while there is room.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use quota_gate::gate::Holdings;
 use quota_gate::gate::bounds::Bounds;
@@ -50,6 +50,9 @@ pub(crate) struct Watch {
     /// At the last tick: the keys that leases are known for, and what had been let go by then.
     leases_then: usize,
     let_go_then: i64,
+    /// New keys that sought leases between two ticks, and the room that there was: where there was
+    /// too little, and nobody was let go.
+    crowded: Option<(usize, i64)>,
     /// Refused by the local limit, though the key had units left.
     pub(crate) unjust: u64,
 }
@@ -66,6 +69,25 @@ impl Watch {
             self.met += 1;
         }
     }
+
+    /// Takes stock at every tick, one in the middle of another worker's write too: a tick forgets
+    /// idle keys, and what is met afterwards may take their room.
+    pub(crate) fn tick(&mut self, leases: usize, let_go: i64, leases_max: usize) {
+        let room = leases_max as i64 - self.leases_then as i64 + let_go - self.let_go_then;
+        if self.met as i64 > room {
+            self.crowded = Some((self.met, room));
+        }
+        (self.met, self.leases_then, self.let_go_then) = (0, leases, let_go);
+    }
+}
+
+/// Keys that a gate's leases had to let go or found no place for.
+pub(crate) fn leases_let_go(metrics: &BTreeMap<String, i64>) -> i64 {
+    let names = [
+        "quota_gate.evictions.table.lease",
+        "quota_gate.leases.event.full",
+    ];
+    names.iter().filter_map(|name| metrics.get(*name)).sum()
 }
 
 impl World {
@@ -76,7 +98,6 @@ impl World {
         let holds = own.gate.holdings();
         let of = |name: &str| own.metrics.get(name).copied().unwrap_or(0);
         let evicted = |table: &str| of(&format!("quota_gate.evictions.table.{table}"));
-        let lease_full = of("quota_gate.leases.event.full");
         within(&holds, &bounds);
 
         let let_go = evicted("cache");
@@ -86,15 +107,13 @@ impl World {
             "{missed} fresh answers were not used, {let_go} were let go: {:?}",
             own.watch.missed
         );
-        let gone = evicted("lease") + lease_full;
-        let watch = &mut own.watch;
-        let room = (bounds.leases - watch.leases_then) as i64 + gone - watch.let_go_then;
+        let gone = leases_let_go(&own.metrics);
+        let crowded = own.watch.crowded;
         assert!(
-            bounds.lease_bytes < 1 << 20 || watch.met as i64 <= room,
-            "{} new keys sought leases, there was room for {room}",
-            watch.met
+            bounds.lease_bytes < 1 << 20 || crowded.is_none(),
+            "more new keys sought leases than there was room for, and nobody was let go: \
+             {crowded:?} (the keys, the room)"
         );
-        (watch.met, watch.leases_then, watch.let_go_then) = (0, holds.leases, gone);
         assert!(
             self.nature.few || let_go + gone + evicted("local_limit") == 0,
             "something is let go, and there was room: {:?}",

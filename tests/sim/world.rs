@@ -18,7 +18,7 @@ use quota_gate::wire::RawReply;
 use crate::events::{Asked, EPOCH, Fault, MS, Mood, Nature, Random, SEC, Setup, Weather};
 use crate::invariants::{Chain, Tally, Transition};
 use crate::model::{Books, Check, Key, Known, LocalModel, Ruling, Said, Steady};
-use crate::tables::Watch;
+use crate::tables::{Watch, leases_let_go};
 
 pub(crate) const TICK: u64 = 20 * MS;
 
@@ -110,6 +110,8 @@ pub(crate) struct Instance {
     pub(crate) metrics: BTreeMap<String, i64>,
     pub(crate) tally: Tally,
     pub(crate) watch: Watch,
+    /// Keys that it may hold leases for.
+    leases_max: usize,
     /// The host has forgotten it.
     pub(crate) over: bool,
 }
@@ -132,6 +134,9 @@ impl Instance {
             .retain(|_, call| call.since + call.timeout + 2 * TICK > now);
         self.collect(&Rc::new(Cause::Tick));
         self.flush();
+        let leases = self.gate.holdings().leases;
+        self.watch
+            .tick(leases, leases_let_go(&self.metrics), self.leases_max);
     }
 
     pub(crate) fn flush(&mut self) {
@@ -335,6 +340,7 @@ impl World {
             metrics: BTreeMap::new(),
             tally: Tally::default(),
             watch: Watch::default(),
+            leases_max: self.nature.bounds.leases,
             over: false,
         })));
         let first = self.random.below(TICK);
