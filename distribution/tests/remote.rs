@@ -85,7 +85,10 @@ impl World {
     }
 
     fn envoy(&self, sha256: &str, more: &str) -> Envoy {
-        let text = bootstrap();
+        self.envoy_of(&bootstrap(), sha256, more)
+    }
+
+    fn envoy_of(&self, text: &str, sha256: &str, more: &str) -> Envoy {
         let (before, tls) = text.split_once("    transport_socket:\n").expect("TLS");
         let (_, after) = tls.split_once("  - name: app\n").expect("the next cluster");
         let text = format!("{before}  - name: app\n{after}");
@@ -190,4 +193,28 @@ fn with_failure_policy_fail_open_a_failed_fetch_lets_everything_through() {
     ask(&envoy).expect_status(200);
     assert!(world.backend.checks().is_empty());
     assert_eq!(world.upstream.seen().len(), 1);
+}
+
+/// The page on security says so: a module from a file is another matter (`envoy/tests/traps.rs`).
+#[test]
+fn a_fetched_module_that_refuses_its_configuration_fails_as_its_vm_is_told_to() {
+    let refused = put(
+        &bootstrap(),
+        "\"host_budget\": \"1s\"",
+        "\"host_budget\": \"1ms\"",
+    );
+    let told = |more: &str| {
+        let world = World::start();
+        let envoy = world.envoy_of(&refused, &published_sha256(), more);
+        envoy.expect_log_line("configuration refused: ");
+        let status = ask(&envoy).status;
+        (status, world.upstream.seen().len())
+    };
+
+    assert_eq!(told(""), (503, 0));
+    assert_eq!(
+        told("                failure_policy: FAIL_OPEN\n"),
+        (200, 1)
+    );
+    assert_eq!(told("                fail_open: true\n"), (200, 1));
 }
