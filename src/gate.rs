@@ -542,7 +542,7 @@ impl Gate {
         let wait =
             own_deadline(request).map_or(ask.policy.timeout, |own| own.min(ask.policy.timeout));
         // Looked at here already, before what a call needs is fetched from the host.
-        if wait >= SHORTEST_CALL && self.is_cut_off(ask.policy.backend, turn.wall) {
+        if wait >= SHORTEST_CALL && self.is_refused(&ask, need, turn.wall) {
             let decision = self.failed(turn, &ask, CheckError::BreakerOpen);
             return Flow::Release(self.release_now(stream, ask, decision));
         }

@@ -154,14 +154,27 @@ fn checked_ways() -> [Way; 5] {
     ]
 }
 
-/// The breaker is open.
-fn cut_off_ways() -> [Way; 3] {
+/// The breaker is open, or waits for its trial call.
+fn cut_off_ways() -> [Way; 4] {
     let open = json!({"failure_mode": "fail_open"});
     let local = json!({
         "failure_mode": "fail_local",
         "local_limit": {"units": 1_000_000, "per": "1s", "burst": 1_000_000},
     });
+    let shortly = json!({"backends": {"quota": {
+        "cluster": "quota-backend",
+        "breaker": {"open_for": "50ms", "open_for_max": "50ms"},
+    }}});
     [
+        Way {
+            more: shortly,
+            ..way(
+                "breaker_trying_fail_open",
+                json!({"failure_mode": "fail_open", "timeout": "900ms"}),
+                unreachable_then_silent,
+                "allow reason=failed_open cause=breaker_open policy=p backend=quota",
+            )
+        },
         way(
             "breaker_open_fail_open",
             open,
@@ -467,6 +480,15 @@ fn deny(_: &Call) -> Ending {
 
 fn unreachable(_: &Call) -> Ending {
     Ending::new(0, End::Host(503))
+}
+
+/// The trial call is out for as long as anything is measured.
+fn unreachable_then_silent(call: &Call) -> Ending {
+    if call.now < 20 * MILLISECOND {
+        unreachable(call)
+    } else {
+        Ending::new(0, End::Silence)
+    }
 }
 
 /// Enough for the breaker to trip, a lease to find its rate, every table to have its entry, and a

@@ -271,6 +271,14 @@ impl Breaker {
         self.known.why
     }
 
+    /// Whether all its trial calls are out, as far as is known without a look at the shared record.
+    #[must_use]
+    pub fn is_trying(&self, now: Wall) -> bool {
+        self.state() == State::HalfOpen
+            && !self.is_stale(now)
+            && self.known.is_full(now, &self.terms)
+    }
+
     /// How long it stays open yet; `None` when it is not open.
     #[must_use]
     pub fn open_for(&self, now: Wall) -> Option<Duration> {

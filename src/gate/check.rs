@@ -28,11 +28,7 @@ impl Gate {
         // The call is given the policy's time even where the client has less: others may join it,
         // and a client in a hurry must not make the backend look slow to the breaker.
         let timeout = ask.policy.timeout;
-        let purpose = match need {
-            Need::Check => Purpose::Check(ask.cost),
-            Need::Lease(units) => Purpose::Lease(units),
-            Need::Join => Purpose::Lease(0),
-        };
+        let purpose = purpose_of(need, ask.cost);
         if self.is_cut_off(ask.policy.backend, turn.wall) {
             return Err(unplaced(waiter, CheckError::BreakerOpen));
         }
@@ -168,6 +164,22 @@ impl Gate {
             .and_then(Option::as_ref)
             .is_some_and(|breaker| breaker.open_for(wall).is_some())
     }
+
+    /// Whether a check can't be made now, as far as is known before what it needs is fetched from
+    /// the host: the breaker is open, or tries the backend by calls that this check can't wait for.
+    pub(super) fn is_refused(&self, ask: &Ask, need: Need, wall: Wall) -> bool {
+        let breaker = self.breakers.get(ask.policy.backend);
+        let Some(breaker) = breaker.and_then(Option::as_ref) else {
+            return false;
+        };
+        let purpose = purpose_of(need, ask.cost);
+        breaker.open_for(wall).is_some()
+            || breaker.is_trying(wall)
+                && self
+                    .pending
+                    .joinable(ask.descriptor.as_bytes(), purpose)
+                    .is_none()
+    }
 }
 
 /// A stream that can't wait, and why.
@@ -180,6 +192,15 @@ pub(super) struct Unplaced {
 
 fn unplaced(waiter: Waiter, cause: CheckError) -> Box<Unplaced> {
     Box::new(Unplaced { waiter, cause })
+}
+
+/// What the call is for that a check could wait for.
+const fn purpose_of(need: Need, cost: u64) -> Purpose {
+    match need {
+        Need::Check => Purpose::Check(cost),
+        Need::Lease(units) => Purpose::Lease(units),
+        Need::Join => Purpose::Lease(0),
+    }
 }
 
 /// The terms of a call that is to be made.

@@ -126,3 +126,25 @@ fn who_is_refused_is_told_when_to_come_again_while_it_is_open_and_while_it_is_tr
 
     assert_eq!(retry(&mut world), "1");
 }
+
+#[test]
+fn while_it_is_tried_only_a_check_that_may_share_the_trial_call_waits() {
+    let mut world = world(&json!({"cache": {"allow_ttl": "1s"}}), &json!({}), 1);
+    open(&mut world);
+    world.run(1020);
+    world.backend(Script::allow().after(40));
+    let trial = world.request(&get("acme"));
+    let sharing = world.request(&get("acme"));
+
+    let other = world.ask(&get("other"));
+    world.run(60);
+
+    assert_eq!(
+        (other.cause, other.after.as_millis()),
+        (Some("breaker_open"), 0)
+    );
+    for stream in [trial, sharing] {
+        assert_eq!(world.end_of(stream).unwrap().reason, "within_quota");
+    }
+    assert_eq!(world.calls.len(), 3);
+}

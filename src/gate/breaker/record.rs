@@ -168,7 +168,7 @@ impl Record {
     pub(super) fn answer(&self, now: Wall, terms: &Terms) -> Option<Result<Permit, Refused>> {
         let refused = match &self.phase {
             Phase::Closed(_) => false,
-            Phase::HalfOpen(trials) => !trials.has_room(now, terms),
+            Phase::HalfOpen(_) => self.is_full(now, terms),
             Phase::Open { since, open_for } => {
                 now < since.after((*open_for).min(terms.settings.open_for_max))
             }
@@ -211,6 +211,14 @@ impl Record {
         Err(Refused {
             retry_after: retry_after.unwrap_or(Duration::ZERO),
         })
+    }
+
+    /// Whether it is half-open with no trial call to spare.
+    pub(super) fn is_full(&self, now: Wall, terms: &Terms) -> bool {
+        match &self.phase {
+            Phase::HalfOpen(trials) => !trials.has_room(now, terms),
+            Phase::Closed(_) | Phase::Open { .. } => false,
+        }
     }
 
     pub(super) const fn state(&self) -> State {
