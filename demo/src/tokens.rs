@@ -21,7 +21,7 @@ pub(crate) fn filters() -> Vec<Value> {
 }
 
 fn reads_streams() -> bool {
-    envoy_harness::version().as_str() >= "1.38"
+    envoy_harness::version() >= "1.38"
 }
 
 /// The scene.

@@ -41,6 +41,7 @@ pub(crate) struct Patches {
     pub(crate) bootstrap: Value,
     pub(crate) hcm: Value,
     pub(crate) listener: Value,
+    pub(crate) upstream: Value,
     pub(crate) virtual_host: Value,
     pub(crate) wasm: Value,
 }
@@ -57,7 +58,8 @@ pub(crate) struct Places<'a> {
 pub(crate) fn bootstrap(plan: &Plan, places: &Places<'_>) -> String {
     let upstream = Cluster::new("upstream")
         .endpoint(places.upstream)
-        .as_downstream();
+        .as_downstream()
+        .patch(&plan.patches.upstream);
     let mut clusters = vec![upstream.to_json()];
     clusters.extend(plan.clusters.iter().map(Cluster::to_json));
     let mut bootstrap = json!({

@@ -166,6 +166,12 @@ impl RigBuilder {
         self
     }
 
+    /// Lays fields of Envoy's `Cluster` over those of the upstream.
+    pub fn upstream_cluster(mut self, patch: &Value) -> Self {
+        lay(&mut self.plan.patches.upstream, patch);
+        self
+    }
+
     /// Lays fields over the `HttpConnectionManager` of the listener with the filter:
     /// `use_remote_address` (true if not set), `xff_num_trusted_hops`, `stream_idle_timeout`, …
     ///

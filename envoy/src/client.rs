@@ -159,11 +159,11 @@ impl Request {
         let deadline = self.deadline;
         let exchange = async {
             let mut sender = Sender::connect(self.address, self.protocol).await?;
-            sender.send(self).await
+            sender.inner.send(self).await
         };
         tokio::time::timeout(deadline, exchange)
             .await
-            .with_context(|| format!("no complete response within {deadline:?}"))?
+            .with_context(|| late(deadline))?
     }
 
     fn title(&self) -> String {
@@ -273,13 +273,24 @@ impl Connection {
     /// # Errors
     /// If the connection fails or ends first, or the deadline passes.
     pub fn send(&mut self, request: Request) -> anyhow::Result<Response> {
-        let deadline = request.deadline;
-        let sender = &mut self.sender;
-        runtime().block_on(async {
-            tokio::time::timeout(deadline, sender.send(request))
-                .await
-                .with_context(|| format!("no complete response within {deadline:?}"))?
-        })
+        runtime().block_on(in_time(&mut self.sender.inner, request))
+    }
+
+    /// Sends `request` here without waiting for what was sent before; over HTTP/2 only.
+    pub(crate) fn start(&self, request: Request) -> Pending {
+        let what = request.title();
+        let sender = match &self.sender.inner {
+            Inner::H1(_) => None,
+            Inner::H2(sender) => Some(sender.clone()),
+        };
+        let exchange = async move {
+            let sender = sender.context("HTTP/1.1 takes one request after the other")?;
+            in_time(&mut Inner::H2(sender), request).await
+        };
+        Pending {
+            what,
+            task: AbortOnDrop(runtime().spawn(exchange)),
+        }
     }
 }
 
@@ -328,20 +339,22 @@ impl Sender {
             _connection: AbortOnDrop(connection),
         })
     }
+}
 
+impl Inner {
     async fn send(&mut self, request: Request) -> anyhow::Result<Response> {
         let what = request.title();
         let start = now();
         let request = request.into_hyper()?;
-        let response = match &mut self.inner {
-            Inner::H1(sender) => {
+        let response = match self {
+            Self::H1(sender) => {
                 sender
                     .ready()
                     .await
                     .context("the connection is not ready")?;
                 sender.send_request(request).await
             }
-            Inner::H2(sender) => {
+            Self::H2(sender) => {
                 sender
                     .ready()
                     .await
@@ -360,6 +373,18 @@ impl Sender {
         response.elapsed = start.elapsed();
         Ok(response)
     }
+}
+
+/// Sends `request` within its deadline.
+async fn in_time(sender: &mut Inner, request: Request) -> anyhow::Result<Response> {
+    let deadline = request.deadline;
+    tokio::time::timeout(deadline, sender.send(request))
+        .await
+        .with_context(|| late(deadline))?
+}
+
+fn late(deadline: Duration) -> String {
+    format!("no complete response within {deadline:?}")
 }
 
 async fn read_body(body: &mut Incoming, response: &mut Response) -> anyhow::Result<()> {

@@ -38,7 +38,7 @@
 //! - [`Upstream`]: echoes, with a journal of requests ([`Seen`]); [`llm`]: it answers chat
 //!   completions as well, and Envoy's filters find what they used.
 //! - [`Request`] and [`Response`], [`Pending`] for many at once and for clients that leave,
-//!   [`Connection`] for keep-alive, [`Raw`] for bytes by hand.
+//!   [`Connection`] for keep-alive, [`Crowd`] for thousands at once, [`Raw`] for bytes by hand.
 //! - [`capabilities`]: what the module may be restricted to; `QUOTA_GATE_RESTRICT=1` does it.
 //! - [`jwt`]: Envoy's jwt_authn filter and tokens for it; see [`RigBuilder::filter_before`].
 //! - [`eventually`](eventually::eventually) waits for a condition; nothing sleeps.
@@ -64,6 +64,7 @@ mod books;
 mod fault;
 mod wire;
 
+mod hold;
 mod upstream;
 
 mod program;
@@ -71,6 +72,7 @@ mod program;
 mod redis;
 
 mod client;
+mod crowd;
 mod raw;
 mod response;
 
@@ -86,6 +88,7 @@ pub use books::{Books, Charge, Count, Descriptor};
 pub use builder::{BACKEND, RigBuilder};
 pub use client::{Connection, Pending, Protocol, Request, send_all};
 pub use cluster::Cluster;
+pub use crowd::Crowd;
 pub use ecds::Push;
 pub use endpoints::Endpoints;
 pub use envoy::{Envoy, Validation, binary, module, validate, version};

@@ -8,6 +8,7 @@ use crate::backend::Backend;
 use crate::bootstrap::{GATED, PLAIN, string_value};
 use crate::builder::{BACKEND, Parts, RigBuilder};
 use crate::client::{Connection, Protocol, Request};
+use crate::crowd::Crowd;
 use crate::ecds::Push;
 use crate::envoy::Envoy;
 use crate::raw::Raw;
@@ -72,6 +73,16 @@ impl Rig {
     #[track_caller]
     pub fn connect(&self, protocol: Protocol) -> Connection {
         Connection::open(self.address(), protocol).expect("a connection to Envoy")
+    }
+
+    /// Clients of the listener with the filter that share so many connections.
+    ///
+    /// # Panics
+    /// If these can't be made.
+    #[must_use]
+    #[track_caller]
+    pub fn crowd(&self, connections: usize) -> Crowd {
+        Crowd::open(self.address(), connections).expect("connections to Envoy")
     }
 
     /// The listener with the filter.

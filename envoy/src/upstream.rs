@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::body::{Frame, Incoming};
+use hyper::body::{Body as _, Frame, Incoming};
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, UPGRADE};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
@@ -16,6 +16,7 @@ use serde_json::json;
 
 use crate::body::{Pieces, full};
 use crate::eventually::now;
+use crate::hold::Hold;
 use crate::journal::Journal;
 use crate::llm::{self, Meter};
 use crate::response::{fields, readable, values};
@@ -111,6 +112,32 @@ impl Upstream {
         self
     }
 
+    /// Ends no answer from now on until [`Upstream::release`]: whole ones wait, and streamed chat
+    /// completions wait after their first event.
+    pub fn hold(&self) -> &Self {
+        self.echo.hold.hold();
+        self
+    }
+
+    /// Lets the first `count` of the answers that are held end, or the next ones that come; all of
+    /// them with `usize::MAX`.
+    pub fn release(&self, count: usize) -> &Self {
+        self.echo.hold.release(count);
+        self
+    }
+
+    /// Answers that are open now: their requests are here, and they have not ended.
+    #[must_use]
+    pub fn open_answers(&self) -> usize {
+        self.echo.hold.open()
+    }
+
+    /// The most answers that were open at once.
+    #[must_use]
+    pub fn most_open_answers(&self) -> usize {
+        self.echo.hold.most()
+    }
+
     /// What chat completions have used so far, by the request's `x-tenant-id`; see [`llm`].
     #[must_use]
     pub fn tokens(&self) -> BTreeMap<String, u64> {
@@ -150,6 +177,7 @@ fn digest_on(start: u64, bytes: &[u8]) -> u64 {
 
 #[derive(Default)]
 struct Echo {
+    hold: Arc<Hold>,
     journal: Journal<Seen>,
     meter: Meter,
     manner: Mutex<Manner>,
@@ -166,26 +194,38 @@ impl Handler for Echo {
     async fn handle(&self, request: Request<Incoming>, _: Arc<Line>) -> Result<Answer, Hangup> {
         let manner = lock(&self.manner).clone();
         let place = self.journal.push(seen(&request));
-        let mut answer = if is_upgrade(&request) {
-            tunnel(request)
-        } else if request.uri().path() == llm::PATH {
+        if is_upgrade(&request) {
+            return Ok(manner.show(tunnel(request)).await);
+        }
+        let mut in_pieces = false;
+        let answer = if request.uri().path() == llm::PATH {
             let tenant = values(&fields(request.headers()), "x-tenant-id").pop();
             let body = request.into_body().collect().await.map_err(|_| Hangup)?;
             let tenant = tenant.unwrap_or_default();
-            self.meter.answer(&tenant, &body.to_bytes())
+            let answer = self.meter.answer(&tenant, &body.to_bytes());
+            in_pieces = answer.body().size_hint().exact().is_none();
+            answer
         } else {
             self.echo(request, place).await?
         };
-        if !manner.delay.is_zero() {
-            tokio::time::sleep(manner.delay).await;
+        let ticket = self.hold.begin();
+        Ok(ticket.pace(manner.show(answer).await, in_pieces).await)
+    }
+}
+
+impl Manner {
+    /// Waits as long as is wished, and answers in the way that is wished.
+    async fn show(self, mut answer: Answer) -> Answer {
+        if !self.delay.is_zero() {
+            tokio::time::sleep(self.delay).await;
         }
-        if let Some(status) = manner.status {
+        if let Some(status) = self.status {
             *answer.status_mut() = status;
         }
-        for (name, value) in manner.headers {
+        for (name, value) in self.headers {
             answer.headers_mut().append(name, value);
         }
-        Ok(answer)
+        answer
     }
 }
 

@@ -99,7 +99,7 @@ fn the_llm_bootstrap_charges_the_tokens_that_answers_and_streams_tell() {
         ("127.0.0.1", 9000, backend.address()),
     ];
     let mut text = with_addresses(&with_module(&manifest("llm.yaml")), &places);
-    let streams = version().as_str() >= "1.38";
+    let streams = version() >= "1.38";
     if !streams {
         let (before, rest) = text
             .split_once("          - name: envoy.filters.http.sse_to_metadata\n")

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use envoy_harness::eventually::eventually;
 use envoy_harness::{
-    Backend, Cluster, Endpoints, Envoy, Protocol, Request, Rig, Route, digest, jwt, send_all,
+    Backend, Cluster, Endpoints, Envoy, Protocol, Request, Rig, Route, digest, jwt, llm, send_all,
     validate,
 };
 use serde_json::json;
@@ -85,6 +85,35 @@ fn the_plain_listener_and_a_kept_connection_work() {
     );
     assert!(rig.envoy().memory_bytes() > 10_000_000);
     assert!(rig.envoy().cpu_time() > Duration::ZERO);
+}
+
+#[test]
+fn answers_are_held_open_until_they_are_released() {
+    let rig = Rig::builder().without_filter().start();
+    rig.upstream().hold();
+    let clients = rig.crowd(2);
+    let ask = |place: usize| {
+        let request = rig.request("POST", llm::PATH).h2();
+        request.body(llm::request(3, 5, place.is_multiple_of(2)))
+    };
+
+    let pending = clients.start((0..6).map(ask));
+    let open = || rig.upstream().open_answers();
+    eventually("six are open", || (open() == 6).then_some(()));
+    rig.upstream().release(2);
+    eventually("two have ended", || (open() == 4).then_some(()));
+    eventually("their clients have them", || {
+        let done = pending.iter().filter(|pending| pending.is_done());
+        (done.count() == 2).then_some(())
+    });
+    rig.upstream().release(usize::MAX);
+
+    for (place, pending) in pending.into_iter().enumerate() {
+        let response = pending.wait();
+        let streamed = response.text().ends_with("data: [DONE]\n\n");
+        assert_eq!((response.status, streamed), (200, place.is_multiple_of(2)));
+    }
+    assert_eq!((open(), rig.upstream().most_open_answers()), (0, 6));
 }
 
 #[test]
