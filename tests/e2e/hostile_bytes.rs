@@ -204,7 +204,9 @@ fn a_backend_cant_split_the_answer() {
             .iter()
             .flat_map(|line| [("429", line), ("200", line)])
         {
-            let raw = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n{line}\r\n\r\n");
+            // The connection ends with it: Envoy is told, so that the next check gets a new one.
+            let head = format!("HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: 0");
+            let raw = format!("{head}\r\n{line}\r\n\r\n");
             rig.backend().fail_next(1, Fault::Raw(raw.into_bytes()));
             let mut client = rig.raw();
             client
@@ -217,6 +219,9 @@ fn a_backend_cant_split_the_answer() {
                 .filter(|(name, _)| name.trim() == "x-injected")
                 .count();
             assert_eq!(injected, 0, "{line:?}: {answer:?}");
+            let checks = rig.backend().take();
+            let sent = checks.iter().filter(|check| check.fault.is_some());
+            assert_eq!(sent.count(), 1, "{line:?} is what was answered");
         }
         expect_good(&rig);
     }

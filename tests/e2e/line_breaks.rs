@@ -60,7 +60,9 @@ fn a_line_break_in_an_answer_over_http1_is_stopped() {
     ];
     let mut found = Vec::new();
     for (place, (line, _)) in table.iter().enumerate() {
-        let answer = format!("HTTP/1.1 429 X\r\ncontent-length: 0\r\n{line}\r\n\r\n");
+        // The connection ends with it: Envoy is told, so that the next check gets a new one.
+        let head = "HTTP/1.1 429 X\r\nconnection: close\r\ncontent-length: 0";
+        let answer = format!("{head}\r\n{line}\r\n\r\n");
         let stop = stopped_by(&rig, &format!("/{place}"), answer.into_bytes());
         found.push((*line, stop));
         let cause = (stop == Stop::Envoy).then_some("unreachable");
