@@ -26,5 +26,6 @@ mod reload;
 mod restricted;
 mod routes;
 mod settle;
+mod settle_crowd;
 mod throttlecrab;
 mod timeouts;

@@ -1,13 +1,12 @@
 //! Promise: what a request really used is charged once, after the fact, and none of it is lost.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use envoy_harness::eventually::{eventually, now};
-use envoy_harness::{Fault, Push, Request, Response, Rig, RigBuilder, llm, send_all};
+use envoy_harness::eventually::eventually;
+use envoy_harness::{Fault, Push, Request, Rig, send_all};
 use serde_json::{Value, json};
 
-use crate::gated::{Gated, config, merge, start};
+use crate::gated::{config, merge, start};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -21,60 +20,19 @@ fn by_header(fields: &Value) -> Value {
     config(&policy)
 }
 
-/// A budget of LLM tokens: whole answers and streams, JSON and events.
-fn by_tokens(fields: &Value) -> Value {
-    let mut policy = json!({
-        "settle": {"usage": [{"metadata": [llm::NAMESPACE, "total"]}]},
-        "cache": {"deny_ttl": "0s"},
-    });
-    merge(&mut policy, fields);
-    config(&policy)
-}
-
-/// Whether this Envoy extracts values from streams of events.
-fn reads_streams() -> bool {
-    let version = envoy_harness::version();
-    version.as_str() >= "1.38"
-}
-
-fn with_llm(mut builder: RigBuilder) -> RigBuilder {
-    let [whole, streamed] = llm::filters();
-    builder = builder.filter_after(whole);
-    if reads_streams() {
-        builder = builder.filter_after(streamed);
-    }
-    builder
-}
-
-fn completion(rig: &Rig, tenant: &str, stream: bool) -> Request {
-    rig.request("POST", llm::PATH)
-        .header("x-tenant-id", tenant)
-        .header("content-type", "application/json")
-        .body(llm::request(20, 200, stream && reads_streams()))
-        .deadline(Duration::from_secs(60))
-}
-
 fn get(rig: &Rig, tenant: &str) -> Request {
     rig.request("GET", "/").header("x-tenant-id", tenant)
 }
 
-/// The upstream's journal, as the backend names its descriptors.
-fn journal(rig: &Rig) -> BTreeMap<String, i64> {
-    let tokens = rig.upstream().tokens().into_iter();
-    tokens
-        .map(|(tenant, units)| (format!("tenant={tenant}"), units as i64))
-        .collect()
-}
-
 #[track_caller]
-fn expect_charged(rig: &Rig, tenant: &str, units: i64) {
+pub(crate) fn expect_charged(rig: &Rig, tenant: &str, units: i64) {
     eventually(&format!("{units} units are charged to {tenant}"), || {
         let charged = rig.backend().charged();
         (charged.get(&format!("tenant={tenant}")) == Some(&units)).then_some(())
     });
 }
 
-fn dropped(rig: &Rig) -> u64 {
+pub(crate) fn dropped(rig: &Rig) -> u64 {
     rig.envoy()
         .metric("quota_gate_settlement_dropped_units", &[]) as u64
 }
@@ -307,116 +265,4 @@ fn a_push_leaves_nothing_untold() {
     expect_charged(&rig, "b", 7);
     expect_charged(&rig, "a", 7);
     assert_eq!(dropped(&rig), 0);
-}
-
-/// Requests of a load: `QUOTA_GATE_SETTLE_REQUESTS`, 10,000 for the whole of it.
-fn size() -> usize {
-    let size = std::env::var("QUOTA_GATE_SETTLE_REQUESTS").ok();
-    size.and_then(|size| size.parse().ok()).unwrap_or(1_000)
-}
-
-/// Sends a load of whole answers and streams for a few tenants, up to 500 at once.
-fn load(rig: &Rig, requests: usize) -> Vec<Response> {
-    let mut responses = Vec::new();
-    for round in 0..requests.div_ceil(CROWD) {
-        let crowd = (requests - round * CROWD).min(CROWD);
-        let ask =
-            |place: usize| completion(rig, &format!("t{}", place % 7), place.is_multiple_of(2));
-        responses.extend(send_all((0..crowd).map(ask)));
-    }
-    responses
-}
-
-const CROWD: usize = 500;
-
-/// A rig with two workers for a load.
-fn crowded(fields: &Value) -> Gated {
-    let mut config = by_tokens(fields);
-    config["policies"]["gold"]["settle"]["every"] = json!("1s");
-    config["backends"]["quota"]["max_pending"] = json!(4096);
-    let thresholds = json!({"thresholds": [
-        {"max_requests": 4096, "max_pending_requests": 4096, "max_connections": 4096}
-    ]});
-    let builder = Rig::builder()
-        .concurrency(2)
-        .plugin(config)
-        .backend_cluster(&json!({"circuit_breakers": thresholds}));
-    let rig = start(with_llm(builder));
-    rig.upstream().respond_after(Duration::from_millis(50));
-    rig
-}
-
-#[test]
-fn the_books_equal_the_journal_of_a_crowd_of_answers_and_streams() {
-    let rig = crowded(&json!({}));
-
-    let responses = load(&rig, size());
-
-    assert!(responses.iter().all(|response| response.status == 200));
-    let journal = journal(&rig);
-    assert_eq!(journal.len(), 7);
-    eventually("the books equal the journal", || {
-        (rig.backend().charged() == journal).then_some(())
-    });
-    let requests = rig
-        .envoy()
-        .metric("quota_gate_settlements", &[("result", "measured")]);
-    assert_eq!(requests as usize, size());
-    // Batches are what makes it cheap.
-    let reports = rig.backend().told().len();
-    assert!(reports <= size() / 2, "{reports} reports");
-}
-
-#[test]
-fn the_books_equal_the_journal_after_an_outage_in_the_middle() {
-    let fields = json!({"failure_mode": "fail_open", "timeout": "2s"});
-    let rig = crowded(&fields);
-    let half = size() / 2;
-    load(&rig, half);
-    rig.backend().fail(Fault::Refuse);
-    let dead = now();
-
-    let during = load(&rig, half.min(CROWD));
-    eventually("5 s have passed", || {
-        (dead.elapsed() >= Duration::from_secs(5)).then_some(())
-    });
-    rig.backend().recover();
-    let after = load(&rig, half.saturating_sub(CROWD));
-
-    assert!(
-        during
-            .iter()
-            .chain(&after)
-            .all(|response| response.status == 200)
-    );
-    let journal = journal(&rig);
-    eventually("the books and what was dropped equal the journal", || {
-        let charged: i64 = rig.backend().charged().values().sum();
-        let used: i64 = journal.values().sum();
-        (charged + dropped(&rig) as i64 == used).then_some(())
-    });
-    if dropped(&rig) == 0 {
-        assert_eq!(rig.backend().charged(), journal);
-    }
-    rig.envoy()
-        .expect_metric("quota_gate_settlements_pending", &[], 0);
-}
-
-#[test]
-fn a_crowd_overshoots_a_budget_by_what_its_estimates_lack_at_most() {
-    // Each uses up to 220 units (20 and at most 200), and is estimated at 150.
-    let fields = json!({"settle": {"mode": "correct"}, "cost": 150});
-    let rig = crowded(&fields);
-    rig.backend().limit("tenant=t", 15_000, HOUR);
-
-    let requests = (0..200).map(|place| completion(&rig, "t", place % 2 == 0));
-    let responses = send_all(requests);
-
-    let passed = responses.iter().filter(|response| response.status == 200);
-    let passed = passed.count();
-    let used = rig.upstream().tokens()["t"];
-    // At most this many are in flight at once, each 70 above its estimate.
-    assert!(used <= 15_000 + 100 * 70, "{used} used");
-    assert!((90..200).contains(&passed), "{passed} passed");
-    expect_charged(&rig, "t", used as i64);
 }
