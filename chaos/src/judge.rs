@@ -240,7 +240,7 @@ impl Case<'_> {
         let mistaken = self.planned.who.has_key()
             && self
                 .timeline
-                .between(self.record.sent - REMEMBERED, self.record.done)
+                .between(self.record.sent - REMEMBERED, self.over())
                 .iter()
                 .any(says_yes);
         // Nothing is always there, also of what is used up.
@@ -323,19 +323,36 @@ impl Case<'_> {
                 "the bound was never near",
             ),
             // An answer that stalls ends at the timeout as one that broke off; where the host's
-            // timer fires early, it is taken for that.
+            // timer fires much too early, it is taken for that.
             CheckError::Unreachable => must(
-                class(&[Class::Breaks, Class::Refuses, Class::Silent])
+                class(&[Class::Breaks, Class::Refuses])
+                    || class(&[Class::Silent]) && self.waited_half()
                     || ends(&[Ends::None, Ends::Nobody, Ends::BackendAndNobody]),
                 "the backend was there all the time",
             ),
         }
     }
 
+    fn waited_half(&self) -> bool {
+        let busy = self.delays.near(self.record.sent, self.record.done);
+        let waited = Duration::from_millis(self.record.logged.ms.unwrap_or(0));
+        (waited + busy + TIMER) * 2 >= Duration::from_millis(self.planned.budget_ms())
+    }
+
+    /// When the proxy was done with it at the latest: it may read what a client had sent only after
+    /// that client has left.
+    pub(crate) fn over(&self) -> Instant {
+        let (sent, done) = (self.record.sent, self.record.done);
+        match self.record.end {
+            Some(End::Left) => done + self.delays.slack(sent, done),
+            _ => done,
+        }
+    }
+
     fn met(&self, holds: impl Fn(&Entry) -> bool) -> bool {
         let met = self
             .timeline
-            .between(self.record.sent - EARLIER, self.record.done);
+            .between(self.record.sent - EARLIER, self.over());
         met.iter().any(holds)
     }
 

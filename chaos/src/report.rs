@@ -283,7 +283,7 @@ fn story(case: &Case<'_>, findings: &[String], start: Instant) -> String {
         "  upstream: {} times, told {:?}; backends: {} checks, the last {:?}\n",
         record.seen, record.told, record.checks, record.answered
     );
-    let near = case.timeline.between(record.sent, record.done);
+    let near = case.timeline.between(record.sent, case.over());
     for entry in near {
         text += &format!(
             "  in force from {} to {} ms: phase {}, {:?}, {:?}\n",
