@@ -129,6 +129,31 @@ fn a_workflow_may_read_alone_and_its_jobs_have_an_end_and_keep_no_token() {
     }
 }
 
+/// What the cache can't find it leaves out without failing, and it takes no `..`.
+#[test]
+fn every_path_that_is_cached_is_one_that_the_cache_takes() {
+    let mut count = 0;
+    for (name, text) in workflows() {
+        let workflow: Value = serde_yaml_ng::from_str(&text).expect("YAML");
+        let jobs = workflow["jobs"].as_mapping().expect("jobs");
+        let steps = jobs
+            .values()
+            .flat_map(|job| job["steps"].as_sequence().expect("steps"));
+        for step in steps {
+            let uses = step["uses"].as_str().unwrap_or_default();
+            if !uses.starts_with("actions/cache@") {
+                continue;
+            }
+            for path in step["with"]["path"].as_str().expect("paths").lines() {
+                let plain = path == "target" || path.starts_with("~/");
+                assert!(plain && !path.contains(".."), "{name}: {path}");
+                count += 1;
+            }
+        }
+    }
+    assert_eq!(count, 6);
+}
+
 /// Cargo.toml promises a Rust, and CI tries that one.
 #[test]
 fn the_oldest_rust_in_ci_is_the_promised_one() {

@@ -28,10 +28,9 @@ fn pages() -> Vec<String> {
 
 /// The commands in a page's fenced blocks, a line each, as a shell would split them.
 fn block_commands(page: &str) -> Vec<Vec<String>> {
-    let blocks = ["sh", "console"].map(|language| fenced(page, language));
-    let text = blocks.concat().concat().replace("\\\n", " ");
-    let lines = text.lines().map(|line| line.trim_start_matches("$ "));
-    let commands = lines.map(|line| shlex::split(line).unwrap_or_else(|| panic!("{line}")));
+    let text = fenced(page, "sh").concat().replace("\\\n", " ");
+    let split = |line| shlex::split(line).unwrap_or_else(|| panic!("{line}"));
+    let commands = text.lines().map(split);
     commands.filter(|words| !words.is_empty()).collect()
 }
 
