@@ -232,7 +232,7 @@ fn wanted(source: &Source) -> String {
     match source {
         Source::ClientIp { trusted_hops: 0 } => "the peer's address, --peer".to_owned(),
         Source::ClientIp { trusted_hops } => {
-            format!("x-forwarded-for, {trusted_hops} long at least, -H")
+            format!("address {trusted_hops} of `x-forwarded-for` from the right, -H")
         }
         Source::Header(name) => format!("the header `{name}`, -H"),
         Source::Property { path, .. } => {

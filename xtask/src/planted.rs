@@ -228,9 +228,15 @@ mod tests {
         assert!(read("== nothing\nsrc/a.rs\n").is_err());
     }
 
+    /// A bug whose place has changed would not be planted any more.
     #[test]
-    fn the_list_can_be_read() {
+    fn each_bug_of_the_list_has_one_place() {
         let text = fs::read_to_string(paths::root().join(LIST)).unwrap();
-        assert!(read(&text).unwrap().len() > 30);
+        let bugs = read(&text).unwrap();
+        assert!(bugs.len() > 30);
+        for bug in bugs {
+            let source = fs::read_to_string(paths::root().join(&bug.file)).unwrap();
+            assert_eq!(source.matches(&bug.from).count(), 1, "{}", bug.invariant);
+        }
     }
 }
