@@ -138,9 +138,13 @@ const SHA256: &str = "6543555fb29bb92548f325c7dc18e9ab7dbb1215edda25993d1e3f71d8
 ///
 /// A large function that is called once stays one of its own: V8's optimising compiler runs when
 /// the module is loaded and keeps memory by the largest functions: 1 to 4 MB of an Envoy.
-const OPTIONS: [&str; 8] = [
+///
+/// The low kilobyte of memory is the far end of the stack, which lies below everything else: no
+/// address that the program computes is there.
+const OPTIONS: [&str; 9] = [
     "-Oz",
     "--converge",
+    "--low-memory-unused",
     "--one-caller-inline-max-function-size",
     "1",
     "--enable-bulk-memory",
