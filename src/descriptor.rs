@@ -299,19 +299,24 @@ fn number_text(number: f64) -> Option<Vec<u8>> {
         power *= 10.0;
         decimals = decimals.saturating_add(1);
     };
+    // A float's way to an integer without a cast: seconds are whole ones, and too many are refused.
+    let whole = Duration::try_from_secs_f64(digits).ok()?.as_secs();
+    let mut digits = Vec::new();
+    text::push_decimal(&mut digits, whole);
     let mut text = Vec::new();
     if number < 0.0 {
         text.push(b'-');
     }
-    let start = text.len();
-    // A float's way to an integer without a cast: seconds are whole ones, and too many are refused.
-    let whole = Duration::try_from_secs_f64(digits).ok()?.as_secs();
-    text::push_decimal(&mut text, whole);
-    if decimals != 0 {
-        let length = text.len().saturating_sub(start);
-        let zeros = decimals.saturating_add(1).saturating_sub(length);
-        text.splice(start..start, std::iter::repeat_n(b'0', zeros));
-        text.insert(text.len().checked_sub(decimals)?, b'.');
+    // At least one digit stands before the point.
+    let places = digits.len().max(decimals.saturating_add(1));
+    let zeros = places.saturating_sub(digits.len());
+    let point = places.saturating_sub(decimals);
+    let digits = digits.into_iter();
+    for (place, digit) in std::iter::repeat_n(b'0', zeros).chain(digits).enumerate() {
+        if place == point {
+            text.push(b'.');
+        }
+        text.push(digit);
     }
     Some(text)
 }

@@ -84,13 +84,26 @@ impl Clock {
 /// A duration in nanoseconds, saturating at `u64::MAX` (584 years).
 #[must_use]
 pub fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+    whole(duration, NANOS_PER_SEC, duration.subsec_nanos())
 }
 
 /// A duration in whole milliseconds, rounded down, saturating.
 #[must_use]
 pub fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+    whole(duration, 1_000, duration.subsec_millis())
+}
+
+/// So many parts of a second and the `rest`, without 128 bits, which take a call to multiply. From
+/// the last second on that still fits it is the end of time.
+#[inline(never)]
+fn whole(duration: Duration, per_second: u64, rest: u32) -> u64 {
+    let seconds = duration.as_secs();
+    if seconds < u64::MAX.checked_div(per_second).unwrap_or(0) {
+        let parts = seconds.wrapping_mul(per_second);
+        parts.wrapping_add(u64::from(rest))
+    } else {
+        u64::MAX
+    }
 }
 
 /// A wall time as RFC 3339 in UTC, to the second: `2027-01-31T22:00:00Z`.

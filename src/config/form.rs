@@ -244,7 +244,10 @@ fn host(text: &str) -> bool {
 
 /// `scheme://host[:port]`, and nothing behind it.
 fn origin(text: &str) -> bool {
-    let Some((scheme, authority)) = text.split_once("://") else {
+    // No scheme has a colon in it. (To look for all three at once takes a kilobyte of code.)
+    let parts = text.split_once(':');
+    let parts = parts.and_then(|(scheme, rest)| Some((scheme, rest.strip_prefix("//")?)));
+    let Some((scheme, authority)) = parts else {
         return false;
     };
     let (name, port) = match authority.rsplit_once(':') {

@@ -220,15 +220,13 @@ impl Breaker {
         shared: &mut dyn Shared,
     ) -> Result<Permit, Refused> {
         if self.is_stale(now) {
-            self.update(now, shared, |_, _| ());
+            self.update(now, shared, None);
         }
         if let Some(settled) = self.known.answer(now, &self.terms) {
             return settled;
         }
-        self.update(now, shared, |record, terms| {
-            record.admit(now, call_timeout, terms)
-        })
-        .unwrap_or_else(|| self.known.plain_answer(now, &self.terms))
+        self.update(now, shared, Some(call_timeout))
+            .unwrap_or_else(|| self.known.plain_answer(now, &self.terms))
     }
 
     /// Takes note of what came of a permitted call.
@@ -245,13 +243,13 @@ impl Breaker {
         self.results.add(now, permit, outcome);
         let in_a_run = self.known.run() > 0;
         if permit.is_trial() || in_a_run || outcome == CallOutcome::Failure {
-            self.update(now, shared, |_, _| ());
+            self.update(now, shared, None);
         }
     }
 
     /// Writes what was gathered, learns what others wrote, and moves on with time.
     pub fn handle_tick(&mut self, now: Wall, shared: &mut dyn Shared) {
-        self.update(now, shared, |_, _| ());
+        self.update(now, shared, None);
     }
 
     /// The next change of state that has not been told.
@@ -285,15 +283,16 @@ impl Breaker {
         self.known.open_for(now, &self.terms)
     }
 
-    /// Brings the shared record up to date and lets `edit` change it further, anew each time
-    /// somebody else was faster. `None` when they always were: then nothing was written, what is
-    /// known is at least fresh, and the results wait for the next time.
-    fn update<T>(
+    /// Brings the shared record up to date and asks it for leave to make a call of so long a
+    /// timeout, if one is to be made, anew each time somebody else was faster. `None` when they
+    /// always were: then nothing was written, what is known is at least fresh, and the results wait
+    /// for the next time. So it is where no call is to be made.
+    fn update(
         &mut self,
         now: Wall,
         shared: &mut dyn Shared,
-        mut edit: impl FnMut(&mut Record, &Terms) -> T,
-    ) -> Option<T> {
+        call: Option<Duration>,
+    ) -> Option<Result<Permit, Refused>> {
         let mut lost: Option<Slot> = None;
         for _ in 0..TRIES {
             let slot = self.slots.probe(shared, self.terms.identity, |body| {
@@ -304,7 +303,7 @@ impl Breaker {
             let before = self.freshest(found.as_ref());
             let mut after = before.clone();
             after.advance(now, &self.results, &self.terms);
-            let outcome = edit(&mut after, &self.terms);
+            let leave = call.map(|timeout| after.admit(now, timeout, &self.terms));
 
             // A slot that has not changed though a write to it failed: the host refuses writes.
             let refused = lost.is_some() && lost == slot;
@@ -312,13 +311,13 @@ impl Breaker {
             let target = slot.filter(|_| !refused && !unchanged);
             let Some(target) = target else {
                 self.settle(now, &before, after);
-                return Some(outcome);
+                return leave;
             };
             after.touched = now;
             let body = after.encode(&self.terms);
             if self.slots.write(shared, &target, &body) {
                 self.settle(now, &before, after);
-                return Some(outcome);
+                return leave;
             }
             lost = Some(target);
             self.learn(now, before);

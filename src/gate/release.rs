@@ -16,8 +16,8 @@ impl Gate {
     /// The decision about a request whose check has no answer: an emergency lets it through, else
     /// an earlier answer is used again, else the failure mode decides.
     pub(super) fn failed(&mut self, turn: &mut Turn<'_>, ask: &Ask, cause: CheckError) -> Decision {
-        let backend = ask.policy.backend;
-        self.metrics.add(Metric::Failures(backend, cause), 1);
+        self.metrics
+            .add(Metric::Failures(ask.policy.backend, cause), 1);
         self.report.failure(
             turn.now,
             cause,
@@ -25,27 +25,32 @@ impl Gate {
             &self.config,
             &mut self.effects,
         );
+        let mut decision = self.without_answer(turn, ask);
+        decision.cause = Some(cause);
+        decision
+    }
+
+    fn without_answer(&mut self, turn: &mut Turn<'_>, ask: &Ask) -> Decision {
         if self.emergency(turn.wall).is_some() {
-            return Decision::allow(AllowReason::Emergency).because(cause);
+            return Decision::allow(AllowReason::Emergency);
         }
         let (key, ttls) = (ask.descriptor.as_bytes(), &ask.policy.cache);
         // Another request's answer may have come meanwhile: that is as good as new.
         if let Some(fresh) = self.cache.get(turn.now, key, ask.cost, ttls) {
-            return fresh.decision(AllowReason::Cached).because(cause);
+            return fresh.decision(AllowReason::Cached);
         }
         if let Some(stale) = self.cache.stale(turn.now, key, ask.cost, ttls) {
-            return stale.decision(AllowReason::Stale).because(cause);
+            return stale.decision(AllowReason::Stale);
         }
         match ask.failure_mode {
             FailureMode::FailOpen => Decision::allow(AllowReason::FailedOpen),
             FailureMode::FailClosed => {
                 let mut decision = Decision::deny(DenyReason::QuotaUnavailable);
-                decision.retry_after = self.retry_after(backend, turn.wall);
+                decision.retry_after = self.retry_after(ask.policy.backend, turn.wall);
                 decision
             }
             FailureMode::FailLocal => self.local(turn, ask),
         }
-        .because(cause)
     }
 
     fn local(&mut self, turn: &mut Turn<'_>, ask: &Ask) -> Decision {

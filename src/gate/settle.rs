@@ -92,7 +92,7 @@ impl Settlements {
     }
 
     /// The reports under way that `wants` agrees to.
-    fn under_way_where(&self, wants: impl Fn(&Report) -> bool) -> Vec<CallId> {
+    fn under_way_where(&self, wants: &dyn Fn(&Report) -> bool) -> Vec<CallId> {
         let reports = self.under_way.iter();
         let wanted = reports.filter(|(_, report)| wants(report));
         wanted.map(|(id, _)| CallId(*id)).collect()

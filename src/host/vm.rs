@@ -8,6 +8,7 @@
 //! Its timer ends with it, so a root that is silent while another one ticks is over.
 
 use std::cell::RefCell;
+use std::mem::ManuallyDrop;
 
 use super::abi::{self, Buffer, Level, Map, MetricKind};
 use super::view::{HostRequest, HostResponse, HostShared};
@@ -23,15 +24,19 @@ use crate::time::{Wall, millis};
 use crate::wire::{BODY_BYTES_MAX, RawReply};
 
 thread_local! {
-    static VM: RefCell<Vm> = const { RefCell::new(Vm::new()) };
+    /// Never dropped: the host does not tell of its end, and what were to be dropped would have to
+    /// be noted at each look.
+    static VM: RefCell<ManuallyDrop<Vm>> =
+        const { RefCell::new(ManuallyDrop::new(Vm::new())) };
     /// What the host calls each metric by. It gives a number to every definition, also of a name
     /// that it knows, and keeps them all: each configuration goes by the same ones.
-    static DEFINED: RefCell<SortedMap<String, u32>> = const { RefCell::new(SortedMap::new()) };
+    static DEFINED: RefCell<ManuallyDrop<SortedMap<String, u32>>> =
+        const { RefCell::new(ManuallyDrop::new(SortedMap::new())) };
 }
 
 /// Everything that this VM holds.
 struct Vm {
-    roots: SortedMap<u32, Root>,
+    roots: SortedMap<u32, Box<Root>>,
     owners: SortedMap<u32, u32>,
     /// How often every root that lives has ticked: a new round begins when one ticks that has
     /// ticked in this one.
@@ -62,7 +67,7 @@ pub(super) fn on_context_create(context: u32, root: u32) {
                 seen: vm.rounds,
                 ..Root::default()
             };
-            vm.roots.insert(context, fresh);
+            vm.roots.insert(context, Box::new(fresh));
             return;
         }
         if vm.oldest() != Some(root) {
@@ -273,7 +278,7 @@ impl Vm {
             .find_key(|root| self.rounds.saturating_sub(root.seen) > SILENT_ROUNDS)
         {
             if let Some(root) = self.roots.remove(&root) {
-                self.retire(root);
+                self.retire(*root);
             }
         }
     }
@@ -313,10 +318,11 @@ impl Vm {
         } else {
             self.owners.get(&stream).copied()
         };
-        match owner {
+        let root = match owner {
             Some(owner) => self.roots.get_mut(&owner),
             None => self.roots.first_mut(),
-        }
+        };
+        root.map(|root| &mut **root)
     }
 }
 

@@ -4,6 +4,7 @@
 //! a language with body rules looks into a body whose status says yes, because many backends say no
 //! with 200. What is told of the limit is read last, and nothing there can make a reply bad.
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
 use crate::config::value::Value;
@@ -139,27 +140,35 @@ impl Rules {
     /// The item of `each` with the least left, of those that have a limit at all.
     fn tightest<'a>(&self, body: &'a Value, reply: &RawReply<'_>) -> Option<&'a Value> {
         let each = self.body.as_ref()?.each.as_ref()?;
-        json::at(body, each)?
-            .items()
-            .iter()
-            .filter_map(|item| {
-                let source = Source {
-                    reply,
-                    body: None,
-                    item: Some(item),
-                };
-                let mut told = Told::default();
-                for reading in self.readings.iter() {
-                    if matches!(reading.place, Place::Item(_)) {
-                        told.take(reading, &source);
-                    }
+        let mut tightest: Option<(&Value, Limits)> = None;
+        for item in json::at(body, each)?.items() {
+            let source = Source {
+                reply,
+                body: None,
+                item: Some(item),
+            };
+            let mut told = Told::default();
+            for reading in self.readings.iter() {
+                if matches!(reading.place, Place::Item(_)) {
+                    told.take(reading, &source);
                 }
-                told.limits.limit?;
-                Some((told.limits, item))
-            })
-            // Of two that are used up, the one that takes longer to come back.
-            .min_by_key(|(limits, _)| (limits.remaining, std::cmp::Reverse(limits.reset)))
-            .map(|(_, item)| item)
+            }
+            let limits = told.limits;
+            let is_tighter = tightest.is_none_or(|(_, before)| is_tighter(&limits, &before));
+            if limits.limit.is_some() && is_tighter {
+                tightest = Some((item, limits));
+            }
+        }
+        tightest.map(|(item, _)| item)
+    }
+}
+
+/// Whether less is left; of two that are used up, the one that takes longer to come back.
+fn is_tighter(one: &Limits, other: &Limits) -> bool {
+    match one.remaining.cmp(&other.remaining) {
+        Ordering::Less => true,
+        Ordering::Equal => one.reset > other.reset,
+        Ordering::Greater => false,
     }
 }
 

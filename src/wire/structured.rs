@@ -14,9 +14,9 @@ pub fn limits<'a>(
     policies: impl Iterator<Item = &'a [u8]>,
 ) -> Limits {
     let policies = items(policies).unwrap_or_default();
-    let Some(closest) = items(rate_limit)
-        .unwrap_or_default()
-        .into_iter()
+    let rate_limits = items(rate_limit).unwrap_or_default();
+    let Some(closest) = rate_limits
+        .iter()
         .filter(|item| item.remaining.is_some())
         .min_by_key(|item| item.remaining)
     else {

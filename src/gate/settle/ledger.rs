@@ -122,16 +122,16 @@ impl Ledger {
         mut wants: impl FnMut(&Batch) -> bool,
     ) -> Vec<Batch> {
         let early = self.batches.len() > self.entries_max / 2 || self.bytes > self.bytes_max / 2;
-        self.take(|batch| (early || batch.due() <= now) && wants(batch))
+        self.take(&mut |batch| (early || batch.due() <= now) && wants(batch))
     }
 
     /// Takes out the batches that nobody could be told of for too long.
     pub(super) fn take_old(&mut self, now: Instant) -> Vec<Batch> {
-        self.take(|batch| batch.is_too_old(now))
+        self.take(&mut |batch| batch.is_too_old(now))
     }
 
     /// Takes out what `wants` agrees to; those behind the one that was taken last come first.
-    fn take(&mut self, mut wants: impl FnMut(&Batch) -> bool) -> Vec<Batch> {
+    fn take(&mut self, wants: &mut dyn FnMut(&Batch) -> bool) -> Vec<Batch> {
         let Some(hand) = self.hand.clone().or_else(|| self.first_place()) else {
             return Vec::new();
         };
@@ -147,7 +147,7 @@ impl Ledger {
 
     /// Takes out everything.
     pub(super) fn take_all(&mut self) -> Vec<Batch> {
-        self.take(|_| true)
+        self.take(&mut |_| true)
     }
 
     fn first_place(&self) -> Option<Place> {

@@ -111,7 +111,7 @@ impl Gate {
     /// The host forgets the gate's root, and with it whatever is under way: the next root's ticks
     /// tell the rest.
     pub(in super::super) fn end_settlements(&mut self, now: Instant) {
-        for id in self.settlements.under_way_where(|_| true) {
+        for id in self.settlements.under_way_where(&|_| true) {
             self.end_report(now, id, Fate::Unknown, "ended");
         }
         self.count_settlements();
@@ -121,7 +121,7 @@ impl Gate {
     pub fn handle_give_up(&mut self, wall: Wall) {
         let now = self.clock.read(wall);
         // Of what is under way nobody will hear either.
-        for id in self.settlements.under_way_where(|_| true) {
+        for id in self.settlements.under_way_where(&|_| true) {
             self.end_report(now, id, Fate::Unknown, "ended");
         }
         for batch in self.settlements.ledger.take_all() {
@@ -211,7 +211,7 @@ impl Gate {
 
     fn forget_lost_reports(&mut self, now: Instant) {
         let lost = |report: &Report| report.is_lost(now);
-        for id in self.settlements.under_way_where(lost) {
+        for id in self.settlements.under_way_where(&lost) {
             self.end_report(now, id, Fate::Unknown, CheckError::Timeout.code());
         }
     }
