@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::request::Header;
+use crate::text;
 
 /// The end of one stream, as far as the host shows it.
 pub trait Response {
@@ -22,7 +23,7 @@ pub trait Response {
     /// The status that was sent to the client; `None` where none was.
     fn status(&self) -> Option<u16> {
         let status = self.header(":status").value()?;
-        std::str::from_utf8(&status).ok()?.parse().ok()
+        u16::try_from(text::parse_decimal(&status)?).ok()
     }
 }
 

@@ -1,6 +1,7 @@
 //! The forms that a text may have to have: names, headers, paths, hosts, times.
 
 use super::timestamp;
+use crate::text;
 
 /// The form of a text.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -259,7 +260,10 @@ fn origin(text: &str) -> bool {
             byte.is_ascii_alphanumeric() || b"+.-".contains(&byte)
         })
         && host(name)
-        && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
+        && port.is_none_or(|port| {
+            let port = text::parse_decimal(port.as_bytes());
+            port.is_some_and(|port| (1..=PORT_MAX).contains(&port))
+        })
 }
 
 /// A token of RFC 9110.
@@ -285,6 +289,9 @@ const fn path_byte(byte: u8) -> bool {
 const fn name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-'
 }
+
+/// As TCP has it.
+const PORT_MAX: u64 = 65_535;
 
 /// Headers of RFC 9110, section 7.6.1, and those that frame a message.
 const HOP_BY_HOP: [&str; 11] = [

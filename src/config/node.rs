@@ -10,6 +10,7 @@ use super::check::{At, is_valid};
 use super::keys::{Key, Presence};
 use super::units;
 use super::value::{Number, Value};
+use crate::text;
 
 /// An object and its place.
 #[derive(Clone, Copy)]
@@ -83,7 +84,7 @@ impl<'a> Node<'a> {
     /// The whole number of a key, or its default.
     pub(super) fn count(&self, key: &Key) -> u64 {
         self.given_count(key)
-            .or_else(|| default_text(key).parse().ok())
+            .or_else(|| text::parse_decimal(default_text(key).as_bytes()))
             .unwrap_or(0)
     }
 

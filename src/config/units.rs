@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::StatusPattern;
+use crate::text;
 
 /// A duration of whole milliseconds: digits, with a fraction if wanted, and `ms`, `s`, `m` or `h`.
 #[must_use]
@@ -22,11 +23,12 @@ pub fn duration(text: &str) -> Option<Duration> {
         return None;
     }
     let scale = 10_u64.checked_pow(u32::try_from(fraction.len()).ok()?)?;
-    let scaled = fraction.parse::<u64>().ok()?.checked_mul(unit)?;
+    let scaled = text::parse_decimal(fraction.as_bytes())?.checked_mul(unit)?;
     if scaled.checked_rem(scale)? != 0 {
         return None;
     }
-    let millis = whole.parse::<u64>().ok()?.checked_mul(unit)?;
+    let whole = text::parse_decimal(whole.as_bytes()).filter(|whole| *whole < u64::MAX)?;
+    let millis = whole.checked_mul(unit)?;
     Some(Duration::from_millis(
         millis.checked_add(scaled.checked_div(scale)?)?,
     ))

@@ -300,8 +300,8 @@ impl Breaker {
             });
             let found = slot.as_ref().and_then(|slot| slot.body.as_deref());
             let found = found.and_then(Record::decode);
-            let before = self.freshest(found.as_ref());
-            let mut after = before.clone();
+            self.learn(now, found.as_ref());
+            let mut after = self.known.clone();
             after.advance(now, &self.results, &self.terms);
             let leave = call.map(|timeout| after.admit(now, timeout, &self.terms));
 
@@ -310,44 +310,37 @@ impl Breaker {
             let unchanged = after == found.unwrap_or_default();
             let target = slot.filter(|_| !refused && !unchanged);
             let Some(target) = target else {
-                self.settle(now, &before, after);
+                self.settle(after);
                 return leave;
             };
             after.touched = now;
             let body = after.encode(&self.terms);
             if self.slots.write(shared, &target, &body) {
-                self.settle(now, &before, after);
+                self.settle(after);
                 return leave;
             }
             lost = Some(target);
-            self.learn(now, before);
         }
         None
     }
 
-    /// What was found, unless this worker knows of a later generation: then somebody has written
-    /// over the record, and it is to be restored.
-    fn freshest(&self, found: Option<&Record>) -> Record {
-        found
-            .filter(|found| found.generation >= self.known.generation)
-            .unwrap_or(&self.known)
-            .clone()
+    /// Makes what was found what is known, unless this worker knows of a later generation: then
+    /// somebody has written over the record, and it is to be restored.
+    fn learn(&mut self, now: Wall, found: Option<&Record>) {
+        let fresh = found.filter(|found| found.generation >= self.known.generation);
+        if let Some(found) = fresh {
+            self.notice(found, false);
+            self.known = found.clone();
+        }
+        self.known_at = Some(now);
+        self.results.keep(self.known.generation);
     }
 
     /// Makes `after` what is known, the results being in it.
-    fn settle(&mut self, now: Wall, before: &Record, after: Record) {
-        self.learn(now, before.clone());
+    fn settle(&mut self, after: Record) {
         self.notice(&after, true);
         self.known = after;
         self.results = Results::default();
-    }
-
-    /// Makes what others wrote what is known.
-    fn learn(&mut self, now: Wall, record: Record) {
-        self.notice(&record, false);
-        self.known = record;
-        self.known_at = Some(now);
-        self.results.keep(self.known.generation);
     }
 
     fn notice(&mut self, record: &Record, mine: bool) {

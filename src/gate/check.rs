@@ -8,6 +8,7 @@ use super::{Ask, Effect, Gate, Need, Outgoing, StreamId, Turn, is_peek};
 use crate::config::{FailureMode, Policy};
 use crate::decision::CheckError;
 use crate::request::Request;
+use crate::text;
 use crate::time::{Wall, millis};
 use crate::wire::Check;
 
@@ -222,7 +223,7 @@ pub(super) fn own_deadline(request: &dyn Request) -> Option<Duration> {
     let expected = request
         .value("x-envoy-expected-rq-timeout-ms")
         .filter(|_| is_internal(request))
-        .and_then(|text| number(&text))
+        .and_then(|text| text::parse_decimal(&text))
         .map(Duration::from_millis);
     grpc.into_iter().chain(expected).min()
 }
@@ -250,7 +251,7 @@ fn is_internal(request: &dyn Request) -> bool {
 /// `grpc-timeout`: at most 8 digits and a unit (gRPC over HTTP/2, "Timeout").
 fn grpc_timeout(text: &[u8]) -> Option<Duration> {
     let (unit, digits) = text.split_last()?;
-    let value = number(digits).filter(|_| digits.len() <= GRPC_TIMEOUT_DIGITS)?;
+    let value = text::parse_decimal(digits).filter(|_| digits.len() <= GRPC_TIMEOUT_DIGITS)?;
     match unit {
         b'H' => Some(Duration::from_secs(value.saturating_mul(3600))),
         b'M' => Some(Duration::from_secs(value.saturating_mul(60))),
@@ -260,13 +261,6 @@ fn grpc_timeout(text: &[u8]) -> Option<Duration> {
         b'n' => Some(Duration::from_nanos(value)),
         _ => None,
     }
-}
-
-fn number(digits: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(digits).ok()?;
-    text.bytes()
-        .all(|byte| byte.is_ascii_digit())
-        .then(|| text.parse().ok())?
 }
 
 /// The host counts a callout's timeout in whole milliseconds, and takes 0 for none at all.

@@ -16,8 +16,8 @@ impl Gate {
     /// The decision about a request whose check has no answer: an emergency lets it through, else
     /// an earlier answer is used again, else the failure mode decides.
     pub(super) fn failed(&mut self, turn: &mut Turn<'_>, ask: &Ask, cause: CheckError) -> Decision {
-        self.metrics
-            .add(Metric::Failures(ask.policy.backend, cause), 1);
+        let backend = ask.policy.backend;
+        self.metrics.add(Metric::Failures(backend, cause), 1);
         self.report.failure(
             turn.now,
             cause,

@@ -20,6 +20,7 @@ use crate::gate::{self, CallId, Effect, Flow, Gate, Outgoing, Release, StreamId,
 use crate::metrics::{Kind, Metric};
 use crate::pairs;
 use crate::sorted::SortedMap;
+use crate::text;
 use crate::time::{Wall, millis};
 use crate::wire::{BODY_BYTES_MAX, RawReply};
 
@@ -526,7 +527,7 @@ fn value<'a>(headers: &[(&'a [u8], &'a [u8])], wanted: &[u8]) -> Option<&'a [u8]
 }
 
 fn status_of(text: &[u8]) -> Option<u16> {
-    std::str::from_utf8(text).ok()?.parse().ok()
+    u16::try_from(text::parse_decimal(text)?).ok()
 }
 
 const fn level_of(level: gate::Level) -> Level {
