@@ -118,7 +118,9 @@ fn who_pastes_the_quick_start_is_let_through_twice_and_denied_the_third_time() {
     let here = format!(":{}/", places.listener.port());
     let ask = put(&block("curl -i "), ":8080/", &here);
     let first_line = |command: &str| {
-        let output = shell(command).output().expect("curl");
+        let output = shell(command).output().expect("a shell");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{command}: {errors}");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         text.lines().next().unwrap_or_default().to_owned()
     };
