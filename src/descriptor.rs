@@ -285,6 +285,7 @@ fn property<'a>(
     clippy::float_arithmetic,
     reason = "the number is text to us, but comes as a float"
 )]
+#[inline(never)]
 fn number_text(number: f64) -> Option<Vec<u8>> {
     let size = number.abs();
     let (mut power, mut decimals) = (1.0_f64, 0_usize);

@@ -226,6 +226,7 @@ impl Gate {
 
     /// The same, with tables that hold more or less than a worker's.
     #[must_use]
+    #[inline(never)]
     pub fn with_bounds(config: Config, seed: u64, bounds: &Bounds) -> Self {
         Self {
             wires: config
@@ -333,6 +334,7 @@ impl Gate {
 
     /// Does what is due: releases streams whose deadline has passed, forgets lost calls, moves
     /// breakers and leases, and hands log lines over.
+    #[inline(never)]
     pub fn handle_tick(&mut self, wall: Wall, shared: &mut dyn Shared) {
         let mut turn = Turn {
             now: self.clock.read(wall),
@@ -451,6 +453,7 @@ impl Gate {
 
     /// The answer to a request that was denied; asks the request only for what the answer needs.
     #[must_use]
+    #[inline(never)]
     pub fn denial(release: &Release, request: &dyn Request) -> Option<Denial> {
         let policy = release.policy.as_ref()?;
         let Outcome::Deny(reason) = release.decision.outcome else {
@@ -466,6 +469,7 @@ impl Gate {
     }
 
     /// The steps before the check: what needs no answer, and what has nothing to ask by.
+    #[inline(never)]
     fn prepare(&mut self, wall: Wall, policy: Rc<Policy>, request: &dyn Request) -> Step {
         if policy.enforcement == Enforcement::Off || descriptor::is_preflight(request) {
             return self.leave(&policy, Decision::allow(AllowReason::Bypassed));
@@ -521,6 +525,7 @@ impl Gate {
     }
 
     /// Decides by what is known here, or asks the backend.
+    #[inline(never)]
     fn decide(
         &mut self,
         turn: &mut Turn<'_>,

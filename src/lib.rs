@@ -64,6 +64,11 @@
 //! | `decision.rs` | reasons, causes and their codes |
 //! | `request.rs`, `response.rs`, `shared.rs` | what the host must show |
 //! | `text.rs`, `sorted.rs`, `time.rs` | bytes made safe, small maps, time |
+//!
+//! # Large and rare steps stand alone
+//! They are marked `#[inline(never)]`. V8 compiles the whole module with its optimising compiler
+//! when it is loaded, and keeps memory by the largest function: with these marks an Envoy has 3.6
+//! MB less. And what is rare takes no registers and no stack of what every request goes through.
 
 // The shipped module must not panic: a trap hangs every stream that the VM has paused.
 #![cfg_attr(

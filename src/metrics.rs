@@ -111,6 +111,7 @@ impl Metric {
 
     /// The name under which the host knows it.
     #[must_use]
+    #[inline(never)]
     pub fn name(self, config: &Config) -> String {
         let (base, labels) = self.parts(config);
         let mut name = String::from("quota_gate.");

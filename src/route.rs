@@ -87,6 +87,7 @@ impl Router {
 }
 
 impl Known {
+    #[inline(never)]
     fn read(config: &Config, bytes: &[u8]) -> Self {
         match metadata::read(bytes) {
             Err(problem) => Self::Problem(problem),

@@ -188,6 +188,7 @@ impl Wire {
     /// it may take or what is asked are left out: pseudo-headers, `host`, `content-length`, those
     /// of the connection, `x-envoy-*`, and the language's own.
     #[must_use]
+    #[inline(never)]
     pub fn new(backend: &Backend) -> Self {
         let language = preset::language(backend);
         let fixed = fixed_headers(&language.request, backend.path.as_deref(), backend);
@@ -323,6 +324,7 @@ impl Wire {
     /// # Errors
     /// [`CheckError::Status`] where the status is none of the known ones, and
     /// [`CheckError::BadReply`] where it is but the rest can't be read as a decision.
+    #[inline(never)]
     pub fn decode(&self, reply: &RawReply<'_>) -> Result<Reply, CheckError> {
         self.language.reply.read(reply, &self.statuses)
     }

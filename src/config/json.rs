@@ -217,6 +217,7 @@ impl<'a> Reader<'a> {
         Ok(code)
     }
 
+    #[inline(never)]
     fn number(&mut self) -> Result<Number, Fault> {
         let negative = self.peek() == Some(b'-');
         if negative {

@@ -116,6 +116,7 @@ impl Gate {
     /// The end of a call that asked for units: the request that made it, if one did, is paid or
     /// denied; the others are served from what came, or ask for themselves in the time they have
     /// left.
+    #[inline(never)]
     fn end_lease(
         &mut self,
         turn: &mut Turn<'_>,

@@ -53,6 +53,7 @@ impl Gate {
         }
     }
 
+    #[inline(never)]
     fn local(&mut self, turn: &mut Turn<'_>, ask: &Ask) -> Decision {
         let Some(limit) = &ask.policy.local_limit else {
             // The configuration's parser lets no such policy through.

@@ -21,6 +21,7 @@ impl Gate {
     }
 
     /// The gate's answer: how it is.
+    #[inline(never)]
     pub(super) fn status_answer(&self, wall: Wall) -> Denial {
         let healthy = !self
             .config

@@ -285,6 +285,7 @@ impl Vm {
     }
 
     /// The host has forgotten a root. What it has not told yet is told on the ticks of another.
+    #[inline(never)]
     fn retire(&mut self, mut root: Root) {
         root.retire();
         if root.is_settled() {

@@ -120,6 +120,7 @@ impl Rules {
     }
 
     /// What is told beside the decision, and whether the units granted can be read if they are.
+    #[inline(never)]
     fn told(&self, reply: &RawReply<'_>, body: Option<&Value>) -> (Told, bool) {
         let mut told = Told {
             limits: structured::limits(every(reply, "ratelimit"), every(reply, "ratelimit-policy")),

@@ -137,6 +137,7 @@ impl Terms {
 
 impl Record {
     /// Brings the record up to `now`, with a worker's results. It changes state at most once.
+    #[inline(never)]
     pub(super) fn advance(&mut self, now: Wall, results: &Results, terms: &Terms) {
         if distance(now, self.touched) > REFRESHED_AFTER && self.generation > 0 {
             self.touched = now;

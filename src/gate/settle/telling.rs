@@ -136,6 +136,7 @@ impl Gate {
     }
 
     /// Takes the end of a report. A call that is none changes nothing.
+    #[inline(never)]
     pub(in super::super) fn finish_report(
         &mut self,
         turn: &mut Turn<'_>,

@@ -41,6 +41,7 @@ impl Record {
         body
     }
 
+    #[inline(never)]
     pub(in crate::gate::breaker) fn decode(body: &[u8]) -> Option<Self> {
         let mut body = Reader(body);
         body.u64()?;
