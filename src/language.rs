@@ -32,8 +32,12 @@ pub struct Report {
     pub request: Shape,
     /// Statuses that say that it has been counted.
     pub counted: List<StatusPattern>,
+    /// Statuses that leave open whether it has.
+    pub unsure: List<StatusPattern>,
     /// The member of the body that, where it is there and not empty, says that it has not.
     pub error: Option<Pointer>,
+    /// The most units that one report can tell; more are told in several.
+    pub most: Option<u64>,
     /// Whether units that were charged and not used can be told, below 0.
     pub takes_back: bool,
     /// The path of a check that counts nothing and yet says whether its cost is left; without it,
@@ -126,6 +130,8 @@ pub enum Slot {
     Unchecked,
     /// In a report, the units that were used, below 0 for units to be taken back; else the cost.
     Units,
+    /// The same, but never more than the units of the policy's quota.
+    UnitsInQuota,
 }
 
 /// How replies are read.

@@ -240,6 +240,12 @@ impl Wire {
         report.is_some_and(|report| report.takes_back)
     }
 
+    /// The most units that one report can tell.
+    #[must_use]
+    pub fn report_most(&self) -> Option<u64> {
+        self.language.report.as_ref()?.most
+    }
+
     /// The message that tells what `check` holds; `None` where the backend can't be told.
     #[must_use]
     pub fn encode_report(&self, check: &Check<'_>) -> Option<Message> {

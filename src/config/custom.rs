@@ -122,6 +122,8 @@ impl Builder {
         Some(Report {
             request,
             counted: counted.into(),
+            unsure: (&[]).into(),
+            most: None,
             error: node.given_text(&custom_report::ERROR).map(pointer),
             takes_back: node.is_true(&custom_report::TAKES_BACK),
             peek: None,

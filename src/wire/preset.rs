@@ -98,6 +98,8 @@ static HEADERS: Language = Language {
             body: Cow::Borrowed(&[]),
         },
         counted: Cow::Borrowed(&[StatusPattern::Class(2)]),
+        unsure: Cow::Borrowed(&[]),
+        most: None,
         error: None,
         takes_back: true,
         peek: None,
@@ -149,6 +151,8 @@ static LIMITADOR: Language = Language {
             ]),
         },
         counted: Cow::Borrowed(&[StatusPattern::Exact(200)]),
+        unsure: Cow::Borrowed(&[]),
+        most: None,
         error: None,
         takes_back: false,
         peek: Some(text("/check")),
@@ -224,6 +228,10 @@ static ENVOY_RATELIMIT: Language = Language {
             ]),
         },
         counted: Cow::Borrowed(&[StatusPattern::Exact(200), StatusPattern::Exact(429)]),
+        // Redis is down, perhaps only since it has counted.
+        unsure: Cow::Borrowed(&[StatusPattern::Exact(400)]),
+        // The field has 32 bits, and what does not fit is refused whole.
+        most: Some(0xffff_ffff),
         error: None,
         takes_back: false,
         peek: None,
@@ -287,7 +295,8 @@ static GUBERNATOR: Language = Language {
             from_body(Target::Reset, GUBERNATOR_RESET_TIME, Unit::EpochMillis),
         ]),
     },
-    // Without the behaviour, what is more than what is left would not be counted at all.
+    // Without the behaviour, what is more than what is left would not be counted at all, and with
+    // it, what is more than the whole limit is not counted where the window has just begun.
     report: Some(Report {
         request: Shape {
             method: text("POST"),
@@ -301,7 +310,7 @@ static GUBERNATOR: Language = Language {
                 raw("\",\"unique_key\":\""),
                 Piece::Slot(Slot::Descriptor),
                 raw("\",\"hits\":\""),
-                Piece::Slot(Slot::Units),
+                Piece::Slot(Slot::UnitsInQuota),
                 raw("\",\"limit\":\""),
                 Piece::Slot(Slot::QuotaUnits),
                 raw("\",\"duration\":\""),
@@ -310,6 +319,8 @@ static GUBERNATOR: Language = Language {
             ]),
         },
         counted: Cow::Borrowed(&[StatusPattern::Exact(200)]),
+        unsure: Cow::Borrowed(&[]),
+        most: None,
         error: Some(Pointer::Borrowed(GUBERNATOR_ERROR)),
         takes_back: true,
         peek: None,

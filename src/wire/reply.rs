@@ -179,8 +179,14 @@ impl Report {
     /// # Errors
     /// [`CheckError::Status`] and [`CheckError::BadReply`].
     pub(super) fn read(&self, reply: &RawReply<'_>) -> Result<(), CheckError> {
-        let mut counted = self.counted.iter();
-        if !counted.any(|pattern| pattern.matches(reply.status)) {
+        let is_in = |patterns: &[StatusPattern]| {
+            let mut patterns = patterns.iter();
+            patterns.any(|pattern| pattern.matches(reply.status))
+        };
+        if is_in(&self.unsure) {
+            return Err(CheckError::BadReply);
+        }
+        if !is_in(&self.counted) {
             return Err(CheckError::Status(reply.status));
         }
         let Some(error) = &self.error else {

@@ -98,15 +98,14 @@ fn fill(
             let unchecked = check.told.and_then(|told| told.unchecked);
             return push_told(out, context, unchecked);
         }
-        Slot::Units => match &check.told {
-            Some(told) => {
-                if told.units < 0 {
-                    out.push(b'-');
-                }
-                text::push_decimal(out, told.units.unsigned_abs());
-            }
-            None => text::push_decimal(out, check.cost),
-        },
+        Slot::Units => push_units(out, check, u64::MAX),
+        Slot::UnitsInQuota => {
+            push_units(
+                out,
+                check,
+                check.quota.map_or(u64::MAX, |quota| quota.units),
+            );
+        }
         Slot::Route => {
             let route = check.route.unwrap_or_default();
             push_text(out, context, route);
@@ -114,6 +113,18 @@ fn fill(
         }
     }
     true
+}
+
+/// Units with their sign; used ones are `most` at most.
+fn push_units(out: &mut Vec<u8>, check: &Check<'_>, most: u64) {
+    match check.told.map(|told| told.units) {
+        Some(units) if units < 0 => {
+            out.push(b'-');
+            text::push_decimal(out, units.unsigned_abs());
+        }
+        Some(units) => text::push_decimal(out, units.unsigned_abs().min(most)),
+        None => text::push_decimal(out, check.cost),
+    }
 }
 
 fn push_told(out: &mut Vec<u8>, context: Context, value: Option<&str>) -> bool {

@@ -812,13 +812,36 @@ fn bodies_tell_units_in_each_language() {
         (
             Preset::Gubernator,
             "/v1/GetRateLimits",
-            r#"{"requests":[{"name":"api/standard","unique_key":"tenant=a%26b","hits":"60","limit":"10","duration":"60500","behavior":"DRAIN_OVER_LIMIT"}]}"#,
+            r#"{"requests":[{"name":"api/standard","unique_key":"tenant=a%26b","hits":"10","limit":"10","duration":"60500","behavior":"DRAIN_OVER_LIMIT"}]}"#,
         ),
     ] {
         let message = report(preset, 60, None);
         assert_eq!(message.header(":path"), Some(path.as_bytes()));
         assert_eq!(String::from_utf8(message.body).unwrap(), body);
     }
+}
+
+/// It refuses what is more than the whole limit where nothing has been counted yet, and empties the
+/// window with as much as the limit.
+#[test]
+fn gubernator_is_told_of_no_more_than_the_quota() {
+    let hits = |units| {
+        let body = report(Preset::Gubernator, units, None).body;
+        let body = String::from_utf8(body).unwrap();
+        let (_, hits) = body.split_once(r#""hits":""#).unwrap();
+        hits.split_once('"').unwrap().0.to_owned()
+    };
+    assert_eq!(
+        [9, 10, 11, i64::MAX, -11].map(hits),
+        ["9", "10", "10", "10", "-11"]
+    );
+}
+
+#[test]
+fn a_report_to_envoy_ratelimit_fits_its_field() {
+    let most = |preset| wire(preset).report_most();
+    assert_eq!(most(Preset::EnvoyRatelimit), Some(4_294_967_295));
+    assert_eq!(most(Preset::Headers), None);
 }
 
 #[test]
@@ -838,7 +861,7 @@ fn a_report_is_counted_where_its_language_says_so() {
     assert_eq!(read(Preset::EnvoyRatelimit, 429, ""), Ok(()));
     assert_eq!(
         read(Preset::EnvoyRatelimit, 400, ""),
-        Err(CheckError::Status(400))
+        Err(CheckError::BadReply)
     );
     let good = r#"{"responses":[{"status":"OVER_LIMIT","error":""}]}"#;
     assert_eq!(read(Preset::Gubernator, 200, good), Ok(()));

@@ -8,6 +8,7 @@ mod denial;
 mod failure_mode;
 mod leases;
 mod settle;
+mod settle_presets;
 mod timeouts;
 mod waiting;
 mod wire;

@@ -6,6 +6,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::signed;
 use crate::config::Policy;
 use crate::config::settle::Settle;
 use crate::decision::AllowReason;
@@ -40,6 +41,22 @@ impl Batch {
     fn due(&self) -> Instant {
         let every = self.terms().map_or(Duration::ZERO, |terms| terms.every);
         self.since.after(every)
+    }
+
+    /// Takes off what is above so many units, if anything is.
+    pub(super) fn take_above(&mut self, most: u64) -> Option<Self> {
+        let most = signed(most);
+        let rest = self.units.checked_sub(most).filter(|rest| *rest > 0)?;
+        self.units = most;
+        Some(Self {
+            policy: Rc::clone(&self.policy),
+            key: self.key.clone(),
+            unchecked: self.unchecked,
+            units: rest,
+            // All of them are told with the first part.
+            requests: 0,
+            since: self.since,
+        })
     }
 
     /// Whether it has been told in vain for so long that it is given up.
@@ -229,6 +246,17 @@ mod tests {
         assert_eq!(units(&ledger), [4, 1, 5]);
         let requests: Vec<u32> = ledger.batches().map(|batch| batch.requests).collect();
         assert_eq!(requests, [2, 1, 1]);
+    }
+
+    #[test]
+    fn what_is_too_much_for_one_report_is_take_above() {
+        let mut large = batch("a", 25);
+        let rest = large.take_above(10).unwrap();
+        assert_eq!((large.units, large.requests), (10, 1));
+        assert_eq!((rest.units, rest.requests, rest.since), (15, 0, Instant(0)));
+        for units in [10, 1, 0, -1, -25, i64::MIN] {
+            assert!(batch("a", units).take_above(10).is_none(), "{units}");
+        }
     }
 
     #[test]

@@ -245,10 +245,16 @@ impl Gate {
                 Some(_) | None => false,
             }
         });
-        for batch in due {
+        for mut batch in due {
             // Use and its opposite have met: there is nothing to tell.
             if batch.units == 0 {
                 continue;
+            }
+            let wire = self.wires.get(batch.policy.backend);
+            let most = wire.and_then(Wire::report_most);
+            if let Some(rest) = most.and_then(|most| batch.take_above(most)) {
+                // It has the place of what is sent, and its turn on the next tick.
+                self.enter(rest);
             }
             let id = self.settlements.ids.next(turn.shared);
             self.send(Report {
