@@ -426,9 +426,15 @@ fn read_ratelimit(body: &Bytes) -> Result<Asked, Box<Answer>> {
     };
     // protojson takes 64-bit numbers as strings and as numbers.
     let number = |value: &Value| value.as_u64().or_else(|| value.as_str()?.parse().ok());
+    let of_request = match &json["hitsAddend"] {
+        Value::Null => 0,
+        value => number(value)
+            .and_then(|units| u32::try_from(units).ok())
+            .ok_or_else(|| bad("proto: invalid value for uint32 field hitsAddend"))?,
+    };
     // At the descriptor's level an addend of 0 counts nothing; at the request's it is not set.
-    let cost = number(&descriptors[0]["hitsAddend"])
-        .unwrap_or_else(|| number(&json["hitsAddend"]).unwrap_or(0).max(1));
+    let of_descriptor = number(&descriptors[0]["hitsAddend"]);
+    let cost = of_descriptor.unwrap_or_else(|| of_request.max(1).into());
     Ok(Asked {
         namespace: domain.to_owned(),
         descriptor: entries.iter().map(entry).collect(),

@@ -170,6 +170,47 @@ fn limitador_is_asked_without_counting_and_told_afterwards() {
     assert_eq!(paths.collect::<Vec<_>>(), ["/check"; 3]);
 }
 
+/// Its field has 32 bits, and what does not fit is answered with 400.
+#[test]
+fn envoy_ratelimit_is_told_in_parts_of_more_than_its_field_holds() {
+    let fields = json!({"settle": {"max": 1_000_000_000, "every": "2s"}});
+    let mut config = by_header(&fields);
+    config["backends"]["quota"]["preset"] = json!("envoy_ratelimit");
+    let rig = start(Rig::builder().plugin(config));
+    rig.upstream().respond_header("x-units", "1000000000");
+
+    for response in send_all((0..9).map(|_| get(&rig, "a"))) {
+        response.expect_status(200);
+    }
+
+    expect_charged(&rig, "a", 9_000_000_000);
+    let told = rig.backend().checks().into_iter().map(|check| check.cost);
+    let told: Vec<u64> = told.filter(|units| *units > 0).collect();
+    assert_eq!(told.iter().sum::<u64>(), 9_000_000_000);
+    assert_eq!(dropped(&rig), 0);
+}
+
+/// What it says while its Redis is down.
+#[test]
+fn a_400_of_envoy_ratelimit_loses_no_use() {
+    let mut config = by_header(&json!({"failure_mode": "fail_open"}));
+    config["backends"]["quota"]["preset"] = json!("envoy_ratelimit");
+    let rig = start(Rig::builder().plugin(config));
+    rig.upstream().respond_header("x-units", "7");
+    rig.backend().fail(Fault::Status(400));
+    get(&rig, "a").send().expect_status(200);
+    eventually("a report has failed", || {
+        let failed = [("result", "bad_reply")];
+        let reports = rig.envoy().metric("quota_gate_settlement_reports", &failed);
+        (reports >= 1.0).then_some(())
+    });
+
+    rig.backend().recover();
+
+    expect_charged(&rig, "a", 7);
+    assert_eq!(dropped(&rig), 0);
+}
+
 #[test]
 fn a_custom_backend_is_told_as_its_report_says() {
     let body = |delta: &str| {
