@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use envoy_harness::eventually::eventually;
-use envoy_harness::{Fault, Push, Request, Rig, send_all};
+use envoy_harness::{Cluster, Fault, Push, Request, Rig, Route, llm, send_all};
 use serde_json::{Value, json};
 
 use crate::gated::{config, merge, start};
@@ -95,6 +95,45 @@ fn an_estimate_is_given_back_when_nothing_came_of_the_request() {
     expect_charged(&rig, "left", 0);
     rig.envoy()
         .expect_metric("quota_gate_settlements", &[("result", "released")], 2);
+}
+
+/// A stream that breaks off tells nothing.
+#[test]
+fn a_client_that_leaves_in_the_middle_of_a_stream_has_used_the_default() {
+    let rig = start(Rig::builder().plugin(by_header(&json!({"settle": {"default": 50}}))));
+    rig.upstream().hold();
+    let body = llm::request(20, 200, true);
+    let mut client = rig.raw();
+    client.write(format!(
+        "POST {} HTTP/1.1\r\nhost: a\r\nx-tenant-id: a\r\ncontent-length: {}\r\n\r\n{body}",
+        llm::PATH,
+        body.len(),
+    ));
+    assert_eq!(client.read_head().status, 200);
+
+    drop(client);
+
+    expect_charged(&rig, "a", 50);
+    rig.envoy()
+        .expect_metric("quota_gate_settlements", &[("result", "default")], 1);
+}
+
+/// Envoy's own answer, where there is no upstream.
+#[test]
+fn an_estimate_is_given_back_when_envoy_answers_itself() {
+    let fields = json!({"settle": {"mode": "correct"}, "cost": 100});
+    let builder = Rig::builder()
+        .plugin(by_header(&fields))
+        .cluster(Cluster::new("nobody"))
+        .route(Route::prefix("/").cluster("nobody"));
+    let rig = start(builder);
+
+    get(&rig, "a").send().expect_status(503);
+
+    expect_charged(&rig, "a", 0);
+    rig.upstream().expect_requests(0);
+    rig.envoy()
+        .expect_metric("quota_gate_settlements", &[("result", "released")], 1);
 }
 
 #[test]
