@@ -385,6 +385,13 @@ fn a_denial_by_status_needs_no_body() {
 }
 
 #[test]
+fn a_body_is_fetched_only_where_a_decision_stands_in_it() {
+    let reads = ALL.map(|preset| wire(preset).reads_body());
+
+    assert_eq!(reads, [true, true, false, false, true, true]);
+}
+
+#[test]
 fn a_body_beyond_bounds_is_no_decision() {
     let padding = " ".repeat(BODY_BYTES_MAX);
     let body = format!("{{\"overallCode\":\"OK\"}}{padding}");
