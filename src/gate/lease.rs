@@ -35,7 +35,8 @@
 //!
 //! # How long it may be spent
 //! Until the ttl or the window's end, whichever is first, both counted from when it was *asked
-//! for*: the reply's own time on the way can't carry units into the next window. A renewal is a
+//! for*: the reply's own time on the way can't carry units into the next window. An end that a
+//! later reply tells holds for what is held already, if it is earlier. A renewal is a
 //! second tranche with its own end; the tranche that ends first is spent first. A third one is
 //! added to the later of the two and takes the earlier of their ends. A reply that comes after its
 //! own tranche has ended still pays for the request that asked.
@@ -675,11 +676,10 @@ impl Lease {
             .then(|| Instant(expires.0.saturating_sub(nanos(bridge))));
     }
 
-    /// Keeps the tranche that ends first in its place.
+    /// Keeps the tranche that ends first in its place: it is always the older one, for the end of
+    /// a window that is told later holds for both.
     const fn close_up(&mut self) {
-        let swap = self.first.units == 0
-            || (self.later.units > 0 && self.later.expires.0 < self.first.expires.0);
-        if swap {
+        if self.first.units == 0 {
             std::mem::swap(&mut self.first, &mut self.later);
         }
     }
@@ -698,7 +698,12 @@ impl Lease {
     /// Learns of the limit from a reply to a call that was made at `since`.
     fn learn(&mut self, since: Instant, limits: &Limits) {
         if let Some(reset) = limits.reset {
-            self.window_end = Some(since.after(reset));
+            let end = since.after(reset);
+            self.window_end = Some(end);
+            // What was granted before this was told is of the same window.
+            for tranche in [&mut self.first, &mut self.later] {
+                tranche.expires = tranche.expires.min(end);
+            }
         }
         let until = self.window_end.unwrap_or_else(|| since.after(self.ttl));
         if let Some(units) = limits.remaining {

@@ -143,6 +143,33 @@ fn units_expire_with_the_window_that_they_were_charged_to() {
 }
 
 #[test]
+fn an_end_of_the_window_that_is_told_later_holds_for_what_is_held() {
+    let mut leases = roomy();
+    lease(&mut leases, 300);
+    leases.asked(at(500), KEY, 40);
+    let limits = Limits {
+        reset: Some(ms(100)),
+        ..Limits::NONE
+    };
+    leases.granted(
+        at(501),
+        KEY,
+        &Grant {
+            limits,
+            ..renewal(40)
+        },
+    );
+    leases.take_counts();
+
+    assert_eq!(leases.spend(at(599), KEY, 1, &TERMS), LEASED);
+    assert_eq!(leases.held(KEY), 338);
+    leases.handle_tick(at(600));
+
+    assert_eq!(leases.held(KEY), 0);
+    assert_eq!(leases.take_counts().expired_units, 338);
+}
+
+#[test]
 fn a_reply_that_comes_after_its_units_have_expired_still_pays_for_who_asked() {
     let mut leases = roomy();
     warm(&mut leases);
