@@ -125,9 +125,15 @@ impl<'a> Director<'a> {
     }
 
     /// Everything is well again.
-    pub(crate) fn end(&self) {
-        for backend in &self.stage.backends {
-            backend.recover();
+    pub(crate) fn end(&mut self) {
+        let well = Weather {
+            fault: None,
+            ends: Ends::Backend,
+        };
+        for index in 0..self.stage.backends.len() {
+            if let Err(error) = self.set_backend(index, &well) {
+                self.trouble(format!("at the end: {error:#}"));
+            }
         }
     }
 

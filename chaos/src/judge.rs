@@ -244,7 +244,9 @@ impl Case<'_> {
                 .iter()
                 .any(says_yes);
         // Nothing is always there, also of what is used up.
-        let free = matches!(self.planned.who, Who::Over(_)) && self.planned.cost == Some(0);
+        let free = matches!(self.planned.who, Who::Over(_))
+            && self.planned.cost == Some(0)
+            && !self.planned.kind.settles();
         must(
             self.planned.who.is_welcome() || mistaken || free,
             "the backend knows better",

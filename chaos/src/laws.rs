@@ -1,6 +1,7 @@
 //! What must hold of the whole run: counters that add up, memory that stays, a log without errors.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use envoy_harness::eventually::{PATIENCE, within};
 use envoy_harness::{Rig, Sample};
@@ -22,9 +23,13 @@ pub(crate) struct Sums {
 
 /// Waits until Envoy has nothing left to do; what is still going on is a finding.
 pub(crate) fn settle(rig: &Rig) -> Vec<String> {
-    let gauges = ["envoy_http_downstream_rq_active", "quota_gate_pending"];
+    let gauges = [
+        ("envoy_http_downstream_rq_active", PATIENCE),
+        ("quota_gate_pending", PATIENCE),
+        ("quota_gate_settlements_pending", REPORTS_PATIENCE),
+    ];
     let mut findings = Vec::new();
-    for gauge in gauges {
+    for (gauge, patience) in gauges {
         let busy = || {
             let labels = [("envoy_http_conn_manager_prefix", "gated")];
             let labels = if gauge.starts_with("envoy") {
@@ -34,7 +39,7 @@ pub(crate) fn settle(rig: &Rig) -> Vec<String> {
             };
             (rig.envoy().metric(gauge, labels) < 0.5).then_some(())
         };
-        if within(PATIENCE, busy).is_none() {
+        if within(patience, busy).is_none() {
             let left = rig.envoy().metric(gauge, &[]);
             findings.push(format!("{gauge} is still {left}"));
         }
@@ -186,8 +191,11 @@ fn bypassed() -> Decided {
 
 /// Counts are whole numbers, which f64 holds exactly up to 2^53.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-fn whole(value: f64) -> u64 {
+pub(crate) fn whole(value: f64) -> u64 {
     value.round() as u64
 }
 
 const FEW: usize = 10;
+
+/// Reports that failed wait for up to 5 s, and what is gathered until then goes out bit by bit.
+const REPORTS_PATIENCE: Duration = Duration::from_secs(60);

@@ -42,6 +42,9 @@ pub(crate) struct Logged {
     pub(crate) policy: Option<&'static str>,
     /// Details and decision go together.
     pub(crate) details_agree: bool,
+    pub(crate) status: u64,
+    /// What the upstream says that it has used.
+    pub(crate) used: Option<u64>,
 }
 
 /// All records.
@@ -179,6 +182,8 @@ impl Logged {
             ms: entry.field("ms").and_then(|ms| ms.parse().ok()),
             policy: kinds.into_iter().find(|own| *own == policy),
             details_agree: details,
+            status: entry.status,
+            used: entry.used,
         };
     }
 }

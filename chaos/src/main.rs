@@ -6,9 +6,11 @@
 //!   of it follows from the seed
 //! - `client`: the load generator; `director` puts the phases in place
 //! - `ledger`: what everybody says of each request; `timeline`: what was in force when
-//! - `judge`: explains an answer; `laws`: what must hold of the whole
+//! - `judge`: explains an answer; `laws`: what must hold of the whole; `books`: that what was used
+//!   is charged, or said to be lost
 //! - `report`: what is told in the end, and the story of each request that can't be explained
 
+mod books;
 mod client;
 mod director;
 mod judge;

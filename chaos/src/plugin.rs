@@ -148,6 +148,15 @@ fn policy(path: &str, variant: Variant) -> Value {
             let units = if tight { 5 } else { 50 };
             policy["local_limit"] = json!({"units": units, "per": "1s", "burst": 2 * units});
         }
+        "/settled" | "/other-settled" => {
+            // The check only asks whether anything is left: it has no cost.
+            policy.as_object_mut().map(|policy| policy.remove("cost"));
+            policy["settle"] = json!({
+                "usage": [{"header": "x-used"}], "default": USED_UNTOLD,
+                "every": choose("100ms", "20ms"), "timeout": "300ms",
+                "if_unknown": choose("retry", "drop"),
+            });
+        }
         "/shadow" => policy["enforcement"] = json!("shadow"),
         "/json" | "/limitador" => policy["backend"] = json!(path.trim_start_matches('/')),
         "/optional" => policy["on_missing"] = json!("allow"),
@@ -158,6 +167,9 @@ fn policy(path: &str, variant: Variant) -> Value {
     }
     policy
 }
+
+/// What a request has used whose response does not say it.
+pub(crate) const USED_UNTOLD: u64 = 3;
 
 #[cfg(test)]
 mod tests {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use envoy_harness::Rig;
 
+use crate::books::{self, Books};
 use crate::client::End;
 use crate::director::Stage;
 use crate::judge::{Case, Delays, SLACK};
@@ -31,6 +32,7 @@ pub(crate) struct Report {
     over_ms: i64,
     worst_plain: Duration,
     sums: Sums,
+    books: [Books; 2],
     checks: u64,
     phases: usize,
     pushes: usize,
@@ -55,6 +57,7 @@ impl Report {
             over_ms: 0,
             worst_plain: Duration::ZERO,
             sums: Sums::default(),
+            books: [Books::default(); 2],
             checks: 0,
             phases: 0,
             pushes: 0,
@@ -95,6 +98,9 @@ impl Report {
         self.checks = ledger.checks;
         let (sums, findings) = laws::sums(&stage.rig, ledger, self.seed);
         self.sums = sums;
+        self.findings.extend(findings);
+        let (books, findings) = books::close(stage, ledger, self.seed);
+        self.books = books;
         self.findings.extend(findings);
         self.findings.extend(laws::log(&stage.rig));
         self.findings.extend(laws::memory(&self.memory).1);
@@ -175,6 +181,9 @@ impl Report {
             "counted {counted}, Envoy had {host}, the access log has {logged}; {never_arrived} \
              clients left before their request had arrived"
         );
+        for (name, books) in books::NAMES.iter().zip(&self.books) {
+            println!("books of the {name} backend: {books}");
+        }
         if let Some((warm, end)) = laws::memory(&self.memory).0 {
             println!(
                 "memory: {} MiB when warm, {} MiB at the end",

@@ -56,6 +56,11 @@ impl Kind {
         Self { policy, ..self }
     }
 
+    /// What its requests have really used is told afterwards.
+    pub(crate) fn settles(&self) -> bool {
+        ["/settled", "/other-settled"].contains(&self.path)
+    }
+
     /// Requests of one key may share one call.
     pub(crate) fn joins(&self) -> bool {
         ["/cached", "/leased"].contains(&self.path)
@@ -70,7 +75,7 @@ impl Kind {
 }
 
 /// Every path. What else is configured for them is in `plugin`.
-pub(crate) const KINDS: [Kind; 16] = [
+pub(crate) const KINDS: [Kind; 18] = [
     kind("/open", Mode::Open, 0, 60, 14),
     kind("/closed", Mode::Closed, 0, 60, 16),
     kind("/other-open", Mode::Open, 1, 50, 7),
@@ -89,6 +94,8 @@ pub(crate) const KINDS: [Kind; 16] = [
     kind("/astray", Mode::Closed, 0, 60, 3).policy("closed"),
     kind("/off", Mode::Off, 0, 60, 4).policy(""),
     kind("/-/quota-gate", Mode::StatusPage, 0, 60, 1).policy(""),
+    kind("/settled", Mode::Open, 0, 60, 8),
+    kind("/other-settled", Mode::Closed, 1, 60, 8),
 ];
 
 /// Who is asking.
@@ -154,6 +161,8 @@ pub(crate) struct Planned {
     pub(crate) leaves_after_us: Option<u64>,
     /// The body does not end before the client leaves.
     pub(crate) unfinished: bool,
+    /// Units that the upstream says afterwards, if it says any.
+    pub(crate) uses: Option<u64>,
 }
 
 impl Planned {
@@ -180,11 +189,15 @@ impl Planned {
             body: None,
             leaves_after_us: (random.u32(..100) < 3).then(|| random.u64(..60_000)),
             unfinished: false,
+            uses: None,
         };
         if kind.mode == Mode::StatusPage {
             planned.method = "GET";
         } else {
             planned.shape(&mut random);
+        }
+        if kind.settles() {
+            planned.uses = (random.u32(..100) < 85).then(|| random.u64(..=100));
         }
         planned
     }
@@ -243,6 +256,9 @@ impl Planned {
         }
         if let Some(cost) = self.cost {
             add("x-cost", &cost.to_string());
+        }
+        if let Some(uses) = self.uses {
+            add("x-uses", &uses.to_string());
         }
         headers
     }

@@ -27,6 +27,8 @@ pub struct LogEntry {
     pub route: String,
     /// The gRPC status, if it was a gRPC request.
     pub grpc_status: Option<u64>,
+    /// The response's `x-used`: what the upstream says that the request has used.
+    pub used: Option<u64>,
 }
 
 impl LogEntry {
@@ -52,6 +54,7 @@ impl LogEntry {
             request_id: text("request_id"),
             route: text("route"),
             grpc_status: number("grpc_status"),
+            used: number("used"),
         })
     }
 

@@ -1,4 +1,5 @@
-//! What the backend has charged, by descriptor, and the reports that it knows already.
+//! What the backend has charged, by descriptor, the reports that it knows already, and the units
+//! that it only seems to have charged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -14,6 +15,7 @@ pub(crate) struct Accounts(Mutex<State>);
 struct State {
     charged: BTreeMap<String, i64>,
     ids: BTreeSet<String>,
+    feigned: u64,
 }
 
 impl Accounts {
@@ -28,6 +30,16 @@ impl Accounts {
     /// Whether a report is new; the next one of that id is not.
     pub(crate) fn is_new(&self, id: &str) -> bool {
         lock(&self.0).ids.insert(id.to_owned())
+    }
+
+    /// Notes that a report has a yes and is not counted.
+    pub(crate) fn feign(&self, units: i64) {
+        lock(&self.0).feigned += units.unsigned_abs();
+    }
+
+    /// Units of reports that have a yes and are not counted.
+    pub(crate) fn feigned(&self) -> u64 {
+        lock(&self.0).feigned
     }
 
     /// Units charged by descriptor, `tenant=acme&plan=free`.

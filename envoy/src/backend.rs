@@ -305,6 +305,12 @@ impl Backend {
         self.desk.told.all()
     }
 
+    /// Units of reports that a fault has said yes to, and that are not charged.
+    #[must_use]
+    pub fn feigned(&self) -> u64 {
+        self.desk.accounts.feigned()
+    }
+
     /// The checks so far.
     #[must_use]
     pub fn checks(&self) -> Vec<Check> {
@@ -374,7 +380,14 @@ impl Handler for Desk {
                 let answer = self.answer(wire, asked).await;
                 Ok(fault.spoil(answer, head.version, &line).await)
             }
-            Some(fault) => fault.replace(head.version, &line).await,
+            Some(fault) => {
+                if let (Ok(asked), true) = (&asked, fault.says_yes())
+                    && asked.is_report()
+                {
+                    self.accounts.feign(asked.units);
+                }
+                fault.replace(head.version, &line).await
+            }
             None => Ok(self.answer(wire, asked).await),
         }
     }

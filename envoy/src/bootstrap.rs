@@ -222,7 +222,7 @@ fn any_port() -> Value {
 const WASM_TYPE: &str = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm";
 
 /// The access log's fields and what Envoy puts in them.
-const LOG_FIELDS: [(&str, &str); 11] = [
+const LOG_FIELDS: [(&str, &str); 12] = [
     ("details", "%RESPONSE_CODE_DETAILS%"),
     ("duration_ms", "%DURATION%"),
     ("flags", "%RESPONSE_FLAGS%"),
@@ -234,6 +234,7 @@ const LOG_FIELDS: [(&str, &str); 11] = [
     ("route", "%ROUTE_NAME%"),
     ("state", "%FILTER_STATE(wasm.quota_gate:PLAIN)%"),
     ("status", "%RESPONSE_CODE%"),
+    ("used", "%RESP(X-USED)%"),
 ];
 
 #[cfg(test)]

@@ -91,6 +91,11 @@ impl Fault {
         }
     }
 
+    /// Whether who reads the status alone takes it for a yes.
+    pub(crate) fn says_yes(&self) -> bool {
+        matches!(self, Self::TruncatedJson | Self::WrongJson)
+    }
+
     /// Spoils a good answer; for faults that keep it.
     pub(crate) async fn spoil(&self, mut answer: Answer, version: Version, line: &Line) -> Answer {
         let headers = answer.headers_mut();

@@ -179,7 +179,8 @@ async fn serve<H: Handler>(socket: TcpStream, handler: Arc<H>) {
     builder
         .http2()
         .max_header_list_size(HEADER_BYTES_MAX)
-        .max_concurrent_streams(None);
+        .max_concurrent_streams(None)
+        .max_pending_accept_reset_streams(RESETS_MAX);
     // A connection that ends badly is what many tests are about.
     let _ = builder
         .serve_connection_with_upgrades(TokioIo::new(tap), service)
@@ -291,6 +292,10 @@ const HEADERS_MAX: usize = 4096;
 
 /// Header bytes that an h2 request may have: Envoy's own limit is below it.
 const HEADER_BYTES_MAX: u32 = 8 << 20;
+
+/// Requests of an h2 connection that are given up before they are looked at: with more, the
+/// connection would be closed, as against an attack.
+const RESETS_MAX: usize = 100_000;
 
 /// Bytes that an h1 connection buffers, its request's headers among them.
 const BUFFER_BYTES_MAX: usize = 8 << 20;

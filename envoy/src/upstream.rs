@@ -1,4 +1,5 @@
-//! The upstream: echoes what it got, keeps a journal of it, and answers gRPC and upgrades.
+//! The upstream: echoes what it got, keeps a journal of it, and answers gRPC and upgrades. What a
+//! request says in `x-uses` comes back as the response's `x-used`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -198,7 +199,8 @@ impl Handler for Echo {
             return Ok(manner.show(tunnel(request)).await);
         }
         let mut in_pieces = false;
-        let answer = if request.uri().path() == llm::PATH {
+        let used = request.headers().get("x-uses").cloned();
+        let mut answer = if request.uri().path() == llm::PATH {
             let tenant = values(&fields(request.headers()), "x-tenant-id").pop();
             let body = request.into_body().collect().await.map_err(|_| Hangup)?;
             let tenant = tenant.unwrap_or_default();
@@ -208,6 +210,9 @@ impl Handler for Echo {
         } else {
             self.echo(request, place).await?
         };
+        if let Some(used) = used {
+            answer.headers_mut().insert("x-used", used);
+        }
         let ticket = self.hold.begin();
         Ok(ticket.pace(manner.show(answer).await, in_pieces).await)
     }
