@@ -1,6 +1,6 @@
 //! Puts the phases in place: faults, endpoints and configurations, as the requests are sent.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -19,8 +19,8 @@ pub(crate) struct Stage {
     pub(crate) rig: Rig,
     pub(crate) backends: [Backend; 2],
     endpoints: [Endpoints; 2],
-    /// A port that is taken, and where nobody answers.
-    nobody: SocketAddr,
+    /// Its port is closed, and stays taken: nobody answers there.
+    nobody: Backend,
     pub(crate) timeline: Arc<Mutex<Timeline>>,
     pub(crate) troubles: Arc<Mutex<Vec<String>>>,
 }
@@ -44,6 +44,8 @@ impl Stage {
             endpoints("first", &backends[0])?,
             endpoints("second", &backends[1])?,
         ];
+        let nobody = Backend::start()?;
+        nobody.fail(Fault::Refuse);
         let variant = Phase::new(seed, first / PHASE).variant;
         // What is here for nobody else: the clients are on this machine, and yet from outside.
         let outside = json!({"cidr_ranges": [{"address_prefix": "10.0.0.0", "prefix_len": 8}]});
@@ -68,17 +70,11 @@ impl Stage {
             rig,
             backends,
             endpoints,
-            nobody: nobody()?,
+            nobody,
             timeline: Arc::default(),
             troubles: Arc::default(),
         })
     }
-}
-
-/// A port of this machine that was free a moment ago: connecting to it is refused.
-fn nobody() -> Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    Ok(listener.local_addr()?)
 }
 
 fn now() -> u64 {
@@ -173,12 +169,12 @@ impl<'a> Director<'a> {
             None => {}
         }
         if self.ends[index] != weather.ends {
-            let own = backend.address();
+            let (own, nobody) = (backend.address(), self.stage.nobody.address());
             let endpoints: &[SocketAddr] = match weather.ends {
                 Ends::Backend => &[own],
-                Ends::BackendAndNobody => &[own, self.stage.nobody],
+                Ends::BackendAndNobody => &[own, nobody],
                 Ends::None => &[],
-                Ends::Nobody => &[self.stage.nobody],
+                Ends::Nobody => &[nobody],
             };
             self.stage.endpoints[index].set(endpoints)?;
             self.ends[index] = weather.ends;

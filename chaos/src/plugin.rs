@@ -153,8 +153,7 @@ fn policy(path: &str, variant: Variant) -> Value {
             policy.as_object_mut().map(|policy| policy.remove("cost"));
             policy["settle"] = json!({
                 "usage": [{"header": "x-used"}], "default": USED_UNTOLD,
-                "every": choose("100ms", "20ms"), "timeout": "300ms",
-                "if_unknown": choose("retry", "drop"),
+                "every": choose("100ms", "20ms"), "timeout": "100ms",
             });
         }
         "/shadow" => policy["enforcement"] = json!("shadow"),

@@ -15,7 +15,8 @@ pub(crate) struct Accounts(Mutex<State>);
 struct State {
     charged: BTreeMap<String, i64>,
     ids: BTreeSet<String>,
-    feigned: u64,
+    /// Reports with a final answer that are not counted: their units, and whether it was a yes.
+    ended: BTreeMap<String, (u64, bool)>,
 }
 
 impl Accounts {
@@ -32,14 +33,20 @@ impl Accounts {
         lock(&self.0).ids.insert(id.to_owned())
     }
 
-    /// Notes that a report has a yes and is not counted.
-    pub(crate) fn feign(&self, units: i64) {
-        lock(&self.0).feigned += units.unsigned_abs();
+    /// Notes that a report has a yes, or a final no, and is not counted.
+    pub(crate) fn end_uncounted(&self, id: &str, units: i64, yes: bool) {
+        let mut state = lock(&self.0);
+        state
+            .ended
+            .insert(id.to_owned(), (units.unsigned_abs(), yes));
     }
 
-    /// Units of reports that have a yes and are not counted.
-    pub(crate) fn feigned(&self) -> u64 {
-        lock(&self.0).feigned
+    /// Units of reports that were ended by such an answer, and not counted when they came again.
+    pub(crate) fn uncounted(&self, yes: bool) -> u64 {
+        let state = lock(&self.0);
+        let ended = state.ended.iter();
+        let own = ended.filter(|(id, (_, its))| *its == yes && !state.ids.contains(*id));
+        own.map(|(_, (units, _))| units).sum()
     }
 
     /// Units charged by descriptor, `tenant=acme&plan=free`.

@@ -305,10 +305,17 @@ impl Backend {
         self.desk.told.all()
     }
 
-    /// Units of reports that a fault has said yes to, and that are not charged.
+    /// Units of reports that a fault has said yes to, and that are never charged; told apart by
+    /// their `x-quota-settlement-id`.
     #[must_use]
     pub fn feigned(&self) -> u64 {
-        self.desk.accounts.feigned()
+        self.desk.accounts.uncounted(true)
+    }
+
+    /// The same for reports that a fault has refused for good.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.desk.accounts.uncounted(false)
     }
 
     /// The checks so far.
@@ -381,10 +388,11 @@ impl Handler for Desk {
                 Ok(fault.spoil(answer, head.version, &line).await)
             }
             Some(fault) => {
-                if let (Ok(asked), true) = (&asked, fault.says_yes())
+                if let (Ok(asked), Some(yes)) = (&asked, fault.ends_report())
                     && asked.is_report()
                 {
-                    self.accounts.feign(asked.units);
+                    let id = asked.id.as_deref().unwrap_or_default();
+                    self.accounts.end_uncounted(id, asked.units, yes);
                 }
                 fault.replace(head.version, &line).await
             }

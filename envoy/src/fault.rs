@@ -91,9 +91,13 @@ impl Fault {
         }
     }
 
-    /// Whether who reads the status alone takes it for a yes.
-    pub(crate) fn says_yes(&self) -> bool {
-        matches!(self, Self::TruncatedJson | Self::WrongJson)
+    /// What a report is told that is not told again, by the status alone: a yes, or a no for good.
+    pub(crate) fn ends_report(&self) -> Option<bool> {
+        match self {
+            Self::TruncatedJson | Self::WrongJson => Some(true),
+            Self::Status(400..=407 | 409..=424 | 426..=428 | 430..=499) => Some(false),
+            _ => None,
+        }
     }
 
     /// Spoils a good answer; for faults that keep it.
