@@ -106,7 +106,23 @@ impl Load {
 }
 
 impl Outcome {
-    fn new() -> Result<Self> {
+    /// Adds what came of another load.
+    ///
+    /// # Errors
+    /// Never: all histograms have the same bounds.
+    pub(crate) fn add(&mut self, more: &Self) -> Result<()> {
+        self.answered += more.answered;
+        self.refused += more.refused;
+        self.took += more.took;
+        self.latency.add(&more.latency)?;
+        Ok(())
+    }
+
+    /// Nothing yet.
+    ///
+    /// # Errors
+    /// Never: the histogram's bounds are sound.
+    pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             answered: 0,
             refused: 0,

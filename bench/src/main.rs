@@ -35,7 +35,7 @@ use anyhow::{Context as _, Result};
 
 use figures::Row;
 use machine::Cores;
-use measure::{Bench, CONNECTIONS, TENANTS};
+use measure::{BURST, Bench, CONNECTIONS, Sample, Stand, TENANTS};
 use plan::Plan;
 use servers::Servers;
 
@@ -104,30 +104,51 @@ fn run() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Every chain once in each round, each round beginning with another one: what drifts in the
-/// machine meets all of them alike.
+/// In each round a fresh Envoy for every chain, all of them at once, and the load in short bursts
+/// from one to the next: what drifts in the machine meets all of them alike.
 fn rounds(plan: &Plan, bench: &Bench, chains: Vec<chain::Chain>) -> Result<Vec<Row>> {
     let row = |chain| Row {
         chain,
         samples: Vec::new(),
     };
     let mut rows: Vec<Row> = chains.into_iter().map(row).collect();
-    let count = rows.len();
     for round in 0..plan.rounds {
-        for turn in 0..count {
-            let row = &mut rows[(turn + round * STRIDE) % count];
-            progress(&format!(
-                "round {} of {}: {}",
-                round + 1,
-                plan.rounds,
-                row.chain.name
-            ));
-            let sample = bench.sample(&row.chain);
-            row.samples
-                .push(sample.with_context(|| row.chain.name.clone())?);
+        let samples = round_of(plan, bench, round, &rows)?;
+        for (row, sample) in rows.iter_mut().zip(samples) {
+            row.samples.push(sample);
         }
     }
     Ok(rows)
+}
+
+fn round_of(plan: &Plan, bench: &Bench, round: usize, rows: &[Row]) -> Result<Vec<Sample>> {
+    let say = |what: &str, row: &Row| {
+        let (round, rounds, name) = (round + 1, plan.rounds, &row.chain.name);
+        progress(&format!("round {round} of {rounds}: {what} {name}"));
+    };
+    let mut stands = Vec::with_capacity(rows.len());
+    for row in rows {
+        say("warm up", row);
+        let stand = Stand::new(bench, &row.chain).with_context(|| row.chain.name.clone())?;
+        stands.push((row, stand));
+    }
+    let bursts = (plan.duration.as_millis() / BURST.as_millis()).clamp(1, BURSTS_MAX);
+    let bursts = u32::try_from(bursts)?;
+    for turn in 0..bursts as usize {
+        // Each turn begins with another chain.
+        let count = stands.len();
+        for place in 0..count {
+            let (row, stand) = &mut stands[(place + (round + turn) * STRIDE) % count];
+            say("measure", row);
+            let burst = stand.burst(bursts);
+            burst.with_context(|| row.chain.name.clone())?;
+        }
+    }
+    let finished = stands.into_iter().map(|(row, stand)| {
+        say("at a fixed rate:", row);
+        stand.finish().with_context(|| row.chain.name.clone())
+    });
+    finished.collect()
 }
 
 /// One line that is written over; for whoever sits there, and for nobody's log.
@@ -153,5 +174,8 @@ fn introduce(plan: &Plan, cores: Option<Cores>, chains: usize) {
     );
 }
 
-/// How many chains the next round begins later than the last one.
+/// How many chains the next turn begins later than the last one.
 const STRIDE: usize = 3;
+
+/// Longer measurements have longer bursts, not more.
+const BURSTS_MAX: u128 = 40;

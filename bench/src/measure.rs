@@ -1,5 +1,7 @@
-//! One chain in one round: a fresh Envoy, a warm-up, a load, and what it took.
+//! One chain in one round: a fresh Envoy, a warm-up, bursts in turn with the others, and what it
+//! took.
 
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -58,33 +60,102 @@ pub(crate) struct Bench {
     pub(crate) rate: u32,
 }
 
-impl Bench {
-    /// Measures a chain once.
+/// A chain in a round: its Envoy, which stays, and what it has served.
+pub(crate) struct Stand<'a> {
+    bench: &'a Bench,
+    chain: &'a Chain,
+    envoy: Envoy,
+    load: Load,
+    flat: Sum,
+    /// Requests answered, refused, and seen by the upstream, warm-up included.
+    answered: u64,
+    refused: u64,
+    seen: u64,
+}
+
+impl<'a> Stand<'a> {
+    /// A fresh Envoy, warm.
     ///
     /// # Errors
     /// Envoy does not start, or does not answer.
-    pub(crate) fn sample(&self, chain: &Chain) -> Result<Sample> {
-        let envoy = self.start(chain, 1)?;
-        let upstream = self.servers.upstream.seen();
-        let mut load = load(&envoy, tenants())?;
-        let warm_up = load.run(Pace::Flat, WARM_UP).context("while warming up")?;
+    pub(crate) fn new(bench: &'a Bench, chain: &'a Chain) -> Result<Self> {
+        let envoy = bench.start(chain, 1)?;
+        let load = load(&envoy, tenants())?;
+        let mut stand = Self {
+            bench,
+            chain,
+            envoy,
+            load,
+            flat: Sum::new()?,
+            answered: 0,
+            refused: 0,
+            seen: 0,
+        };
+        stand.warm(WARM_UP)?;
+        Ok(stand)
+    }
 
-        let (flat, first) = self.phase(&envoy, &mut load, Pace::Flat)?;
-        let (paced, second) = self.phase(&envoy, &mut load, Pace::Rate(self.rate))?;
+    /// One of so many bursts with every connection busy, after a while that does not count: leases
+    /// and remembered answers may have ended since the last one.
+    ///
+    /// # Errors
+    /// Envoy does not answer.
+    pub(crate) fn burst(&mut self, bursts: u32) -> Result<()> {
+        self.warm(LEAD_IN)?;
+        let duration = self.bench.duration / bursts;
+        let burst = self.counted(|stand| {
+            let (bench, envoy) = (stand.bench, &stand.envoy);
+            bench.run(envoy, &mut stand.load, Pace::Flat, duration)
+        })?;
+        self.flat.add(&burst)
+    }
 
-        let loads = [&warm_up, &first, &second];
-        let answered = loads.iter().map(|load| load.answered).sum();
+    /// The load at a fixed rate, and then what all of it came to.
+    ///
+    /// # Errors
+    /// Envoy does not answer.
+    pub(crate) fn finish(mut self) -> Result<Sample> {
+        self.warm(LEAD_IN)?;
+        let (rate, duration) = (Pace::Rate(self.bench.rate), self.bench.duration);
+        let paced = self.counted(|stand| {
+            let (bench, envoy) = (stand.bench, &stand.envoy);
+            bench.run(envoy, &mut stand.load, rate, duration)
+        })?;
+        let (chain, envoy, answered) = (self.chain, &self.envoy, self.answered);
         Ok(Sample {
-            flat,
-            paced,
-            refused: loads.iter().map(|load| load.refused).sum(),
-            reasons: chain.reason.map(|reason| reasons(&envoy, reason, answered)),
-            settled: chain.settles.then(|| settled(&envoy, answered)),
-            upstream: (self.servers.upstream.seen() - upstream, answered),
+            flat: self.flat.phase(),
+            paced: paced.phase(),
+            refused: self.refused,
+            reasons: chain.reason.map(|reason| reasons(envoy, reason, answered)),
+            settled: chain.settles.then(|| settled(envoy, answered)),
+            upstream: (self.seen, answered),
             memory: envoy.memory_bytes(),
         })
     }
 
+    fn warm(&mut self, duration: Duration) -> Result<()> {
+        let warm = |stand: &mut Self| {
+            let (bench, envoy) = (stand.bench, &stand.envoy);
+            bench.run(envoy, &mut stand.load, Pace::Flat, duration)
+        };
+        self.counted(warm).context("while warming up").map(drop)
+    }
+
+    fn counted(&mut self, run: impl FnOnce(&mut Self) -> Result<Sum>) -> Result<Sum> {
+        let upstream = self.bench.servers.upstream.seen();
+        let sum = run(self)?;
+        if self.chain.settles {
+            // What it has to report yet must not be counted as the next chain's.
+            thread::sleep(REPORTED);
+        }
+        self.seen += self.bench.servers.upstream.seen() - upstream;
+        self.answered += sum.outcome.answered;
+        self.refused += sum.outcome.refused;
+        Ok(sum)
+    }
+}
+
+impl Bench {
     /// An Envoy with this chain, on its core.
     ///
     /// # Errors
@@ -107,28 +178,67 @@ impl Bench {
         load: &mut Load,
         pace: Pace,
     ) -> Result<(Phase, Outcome)> {
+        let sum = self.run(envoy, load, pace, self.duration)?;
+        Ok((sum.phase(), sum.outcome))
+    }
+
+    fn run(&self, envoy: &Envoy, load: &mut Load, pace: Pace, duration: Duration) -> Result<Sum> {
         let checks = self.checks();
         let others = Others::new(envoy.pid())?;
         let cpu = machine::cpu_time(envoy.pid())?;
-        let outcome = load.run(pace, self.duration)?;
-        let cpu = machine::cpu_time(envoy.pid())? - cpu;
-        let others = others.share(outcome.took)?;
-        let checks = self.checks() - checks;
-        let requests = outcome.answered;
-        let quantile = |of: f64| outcome.latency.value_at_quantile(of) as f64 / 1e6;
-        let phase = Phase {
-            requests,
-            throughput: requests as f64 / outcome.took.as_secs_f64(),
-            cpu_us: cpu.as_secs_f64() * 1e6 / requests as f64,
-            checks: checks as f64 * 1000.0 / requests as f64,
-            latency_ms: [0.5, 0.99, 0.999, 1.0].map(quantile),
-            others,
-        };
-        Ok((phase, outcome))
+        let outcome = load.run(pace, duration)?;
+        Ok(Sum {
+            cpu: machine::cpu_time(envoy.pid())? - cpu,
+            others: others.busy()?,
+            checks: self.checks() - checks,
+            outcome,
+        })
     }
 
     fn checks(&self) -> u64 {
         self.servers.backend.checks() + self.servers.hangs.seen()
+    }
+}
+
+/// What was measured in one or more bursts, not yet set in relation.
+struct Sum {
+    cpu: Duration,
+    /// What everybody else used meanwhile.
+    others: Duration,
+    checks: u64,
+    outcome: Outcome,
+}
+
+impl Sum {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            cpu: Duration::ZERO,
+            others: Duration::ZERO,
+            checks: 0,
+            outcome: Outcome::new()?,
+        })
+    }
+
+    fn add(&mut self, more: &Self) -> Result<()> {
+        self.cpu += more.cpu;
+        self.others += more.others;
+        self.checks += more.checks;
+        self.outcome.add(&more.outcome)
+    }
+
+    fn phase(&self) -> Phase {
+        let outcome = &self.outcome;
+        let requests = outcome.answered;
+        let seconds = outcome.took.as_secs_f64();
+        let quantile = |of: f64| outcome.latency.value_at_quantile(of) as f64 / 1e6;
+        Phase {
+            requests,
+            throughput: requests as f64 / seconds,
+            cpu_us: self.cpu.as_secs_f64() * 1e6 / requests as f64,
+            checks: self.checks as f64 * 1000.0 / requests as f64,
+            latency_ms: [0.5, 0.99, 0.999, 1.0].map(quantile),
+            others: self.others.as_secs_f64() / seconds,
+        }
     }
 }
 
@@ -170,10 +280,10 @@ impl Others {
         Ok(machine::cpu_time(pid)? + machine::cpu_time(std::process::id())?)
     }
 
-    fn share(&self, took: Duration) -> Result<f64> {
+    fn busy(&self) -> Result<Duration> {
         let busy = machine::busy_time().saturating_sub(self.busy);
         let ours = Self::ours(self.pid)?.saturating_sub(self.ours);
-        Ok(busy.saturating_sub(ours).as_secs_f64() / took.as_secs_f64())
+        Ok(busy.saturating_sub(ours))
     }
 }
 
@@ -211,6 +321,15 @@ pub(crate) const TENANTS: usize = 16;
 
 /// Long enough for connections, caches and leases to be there, and for v8 to have compiled.
 pub(crate) const WARM_UP: Duration = Duration::from_millis(1000);
+
+/// How long a burst is to be: short, so that whatever drifts on the machine meets all chains alike.
+pub(crate) const BURST: Duration = Duration::from_millis(250);
+
+/// Three ticks, after which nothing is left to report.
+const REPORTED: Duration = Duration::from_millis(60);
+
+/// Before each burst: enough for a lease or an answer to be there again.
+const LEAD_IN: Duration = Duration::from_millis(250);
 
 /// The longest that counters may take to show.
 const COUNTED: Duration = Duration::from_secs(3);
