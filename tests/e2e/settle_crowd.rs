@@ -46,7 +46,11 @@ fn crowded(fields: &Value) -> Gated {
     let most = json!({
         "max_connections": MANY, "max_requests": MANY, "max_pending_requests": MANY,
     });
-    let breakers = json!({"circuit_breakers": {"thresholds": [most]}});
+    // Where everything waits for two cores, connecting takes its time as well.
+    let breakers = json!({
+        "circuit_breakers": {"thresholds": [most]},
+        "connect_timeout": "30s",
+    });
     let builder = Rig::builder()
         .concurrency(WORKERS)
         .plugin(config)

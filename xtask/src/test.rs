@@ -516,10 +516,10 @@ fn run_live_tests(command: &mut Command, tally: &mut Tally) -> Result<()> {
     }
     println!("\n-- once more, each alone: {}", names.join(", "));
     again
-        .args(["--", "--exact", "--test-threads=1"])
+        .args(["--no-fail-fast", "--", "--exact", "--test-threads=1"])
         .args(&names);
     let mut second = Tally::default();
-    let result = run_tests(&mut again, true, &mut second);
+    let result = run_tests(&mut again, false, &mut second);
     first.failed = 0;
     tally.add(&first);
     tally.add(&second);
