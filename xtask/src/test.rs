@@ -496,16 +496,7 @@ fn run_tests(command: &mut Command, keep_going: bool, tally: &mut Tally) -> Resu
 /// with something else one of them may be starved: so those that fail run once more, each alone. A
 /// test that fails again has failed; one that passes is told.
 fn run_live_tests(command: &mut Command, tally: &mut Tally) -> Result<()> {
-    let mut again = Command::new(command.get_program());
-    again.args(command.get_args());
-    for (name, value) in command.get_envs() {
-        if let Some(value) = value {
-            again.env(name, value);
-        }
-    }
-    if let Some(folder) = command.get_current_dir() {
-        again.current_dir(folder);
-    }
+    let again = copy_of(command);
     // All of them run before one runs again.
     let mut first = Tally::default();
     let result = run_tests(command, true, &mut first);
@@ -515,11 +506,8 @@ fn run_live_tests(command: &mut Command, tally: &mut Tally) -> Result<()> {
         return result;
     }
     println!("\n-- once more, each alone: {}", names.join(", "));
-    again
-        .args(["--no-fail-fast", "--", "--exact", "--test-threads=1"])
-        .args(&names);
     let mut second = Tally::default();
-    let result = run_tests(&mut again, false, &mut second);
+    let result = run_tests(&mut each_alone(again, &names), false, &mut second);
     first.failed = 0;
     tally.add(&first);
     tally.add(&second);
@@ -530,6 +518,28 @@ fn run_live_tests(command: &mut Command, tally: &mut Tally) -> Result<()> {
         );
     }
     result
+}
+
+fn copy_of(command: &Command) -> Command {
+    let mut again = Command::new(command.get_program());
+    again.args(command.get_args());
+    for (name, value) in command.get_envs() {
+        if let Some(value) = value {
+            again.env(name, value);
+        }
+    }
+    if let Some(folder) = command.get_current_dir() {
+        again.current_dir(folder);
+    }
+    again
+}
+
+/// The same `cargo test`, for these tests only. Of all binaries, for the tests may be in any.
+fn each_alone(mut command: Command, names: &[String]) -> Command {
+    command
+        .args(["--no-fail-fast", "--", "--exact", "--test-threads=1"])
+        .args(names);
+    command
 }
 
 /// More failures than this are no bad luck.
@@ -643,6 +653,30 @@ const DOC_FLAGS: &str = "-D warnings -A rustdoc::private_intra_doc_links";
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_second_try_tells_cargo_its_flags_and_the_tests_theirs() {
+        let mut command = Command::new("cargo");
+        command.args(["test", "--test", "e2e", "matrix::"]);
+
+        let again = each_alone(copy_of(&command), &["a::b".to_owned()]);
+
+        let args: Vec<_> = again.get_args().collect();
+        assert_eq!(
+            args,
+            [
+                "test",
+                "--test",
+                "e2e",
+                "matrix::",
+                "--no-fail-fast",
+                "--",
+                "--exact",
+                "--test-threads=1",
+                "a::b",
+            ]
+        );
+    }
 
     #[test]
     fn result_lines_of_every_test_program_are_summed() {
