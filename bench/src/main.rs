@@ -1,5 +1,5 @@
 //! The side-by-side measurement: this filter in each mode, no filter, and Envoy's own filters, on
-//! one machine in one run, in interleaved rounds.
+//! one machine in one run, in short bursts that take turns.
 //!
 //! `cargo xtask bench` starts it with a plan in JSON. One file per concern:
 //! - `plan`: what to measure; `chain`: the chains of filters; `bootstrap`: Envoy around them

@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_much_for_one_report_is_take_above() {
+    fn what_is_too_much_for_one_report_is_taken_off() {
         let mut large = batch("a", 25);
         let rest = large.take_above(10).unwrap();
         assert_eq!((large.units, large.requests), (10, 1));
