@@ -5,9 +5,8 @@
 //! bytes cost nothing extra. The key is held once. Of two keys with the same 64-bit hash only the
 //! first is held: the other is simply not in the table, which every user of a table survives.
 
-use std::hash::{DefaultHasher, Hasher};
-
 use super::index::Index;
+use crate::descriptor::hash64;
 
 /// A place in a table, good until its value is removed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -156,10 +155,7 @@ impl<V> Table<V> {
     }
 
     fn hash(&self, key: &[u8]) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        hasher.write_u64(self.seed);
-        hasher.write(key);
-        hasher.finish()
+        hash64(key, self.seed)
     }
 }
 
