@@ -64,6 +64,7 @@
 //! | `decision.rs` | reasons, causes and their codes |
 //! | `request.rs`, `response.rs`, `shared.rs` | what the host must show |
 //! | `text.rs`, `sorted.rs`, `time.rs` | bytes made safe, small maps, time |
+//! | `heap.rs` | the module's memory |
 //!
 //! # Large and rare steps stand alone
 //! They are marked `#[inline(never)]`. V8 compiles the whole module with its optimising compiler
@@ -107,6 +108,8 @@ pub mod denial;
 pub mod descriptor;
 pub mod fields;
 pub mod gate;
+#[cfg(any(test, target_arch = "wasm32"))]
+mod heap;
 #[cfg(all(target_arch = "wasm32", feature = "host"))]
 mod host;
 pub mod language;
@@ -122,3 +125,7 @@ pub mod sorted;
 pub mod text;
 pub mod time;
 pub mod wire;
+
+#[cfg(target_arch = "wasm32")]
+#[global_allocator]
+static HEAP: heap::Heap = heap::Heap::new();

@@ -1,4 +1,5 @@
-//! The proxy-wasm ABI, version 0.2.1: every import and every export, and the only `unsafe` code.
+//! The proxy-wasm ABI, version 0.2.1: every import and every export. Beside that of
+//! `heap`, this is the only `unsafe` code.
 //!
 //! Nothing here can panic, whatever the host answers: a status that is not `Ok` becomes `None`,
 //! `false` or an empty value. Only the callbacks that the filter needs are exported, because a
