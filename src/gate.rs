@@ -364,6 +364,7 @@ impl Gate {
         };
         self.abandon(&mut turn);
         self.end_settlements(turn.now);
+        self.leases.handle_end();
         self.count_tables();
         self.tell_end(&mut turn);
     }

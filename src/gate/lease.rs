@@ -298,6 +298,13 @@ impl Leases {
         }
     }
 
+    /// Lets go of everything: nobody is left to spend it.
+    pub fn handle_end(&mut self) {
+        let (held, _) = self.held_in_all();
+        self.counts.expired_units = self.counts.expired_units.saturating_add(held);
+        self.table.clear();
+    }
+
     /// What happened since this was last asked.
     pub const fn take_counts(&mut self) -> LeaseCounts {
         std::mem::replace(&mut self.counts, NOTHING)

@@ -80,6 +80,11 @@ impl<V> Table<V> {
         Some(slot.value)
     }
 
+    /// Removes everything, and gives its memory back.
+    pub(super) fn clear(&mut self) {
+        *self = Self::new(self.seed, self.overhead);
+    }
+
     /// The value in a place.
     pub(super) fn get_mut(&mut self, place: Place) -> Option<&mut V> {
         self.slots

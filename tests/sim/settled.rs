@@ -411,6 +411,9 @@ impl Settled {
                 root.metrics
             );
         }
+        let kept = self.roots.iter().filter(|root| root.ended);
+        let kept: u64 = kept.map(|root| root.gate.holdings().lease_units).sum();
+        assert_eq!(kept, 0, "units are held that nobody can spend any more");
         let results = self
             .roots
             .iter()

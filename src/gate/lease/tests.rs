@@ -739,6 +739,19 @@ fn the_tick_drops_idle_keys_a_few_at_a_time_and_counts_what_they_lose() {
 }
 
 #[test]
+fn what_is_held_when_its_gate_ends_is_lost_and_told_as_expired() {
+    let mut leases = roomy();
+    lease(&mut leases, 50);
+    leases.take_counts();
+
+    leases.handle_end();
+
+    let counts = leases.take_counts();
+    assert_eq!((counts.expired_units, counts.spent_units), (49, 0));
+    assert_eq!((leases.held(KEY), leases.len(), leases.bytes()), (0, 0, 0));
+}
+
+#[test]
 fn a_key_is_not_dropped_while_a_call_for_it_is_under_way() {
     let mut leases = roomy();
     let terms = LeaseTerms {
