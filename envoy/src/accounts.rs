@@ -1,5 +1,4 @@
-//! What the backend has charged, by descriptor, the reports that it knows already, and the units
-//! that it only seems to have charged.
+//! What the backend has charged, by descriptor, and the reports that it knows already.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -14,9 +13,9 @@ pub(crate) struct Accounts(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     charged: BTreeMap<String, i64>,
+    /// What checks have been granted, of what is charged.
+    granted: BTreeMap<String, u64>,
     ids: BTreeSet<String>,
-    /// Reports with a final answer that are not counted: their units, and whether it was a yes.
-    ended: BTreeMap<String, (u64, bool)>,
 }
 
 impl Accounts {
@@ -28,30 +27,28 @@ impl Accounts {
         }
     }
 
+    /// Charges units that a check is granted.
+    pub(crate) fn grant(&self, descriptor: &Descriptor, units: u64) {
+        self.charge(descriptor, i64::try_from(units).unwrap_or(i64::MAX));
+        if units != 0 {
+            let mut state = lock(&self.0);
+            *state.granted.entry(name_of(descriptor)).or_default() += units;
+        }
+    }
+
     /// Whether a report is new; the next one of that id is not.
     pub(crate) fn is_new(&self, id: &str) -> bool {
         lock(&self.0).ids.insert(id.to_owned())
     }
 
-    /// Notes that a report has a yes, or a final no, and is not counted.
-    pub(crate) fn end_uncounted(&self, id: &str, units: i64, yes: bool) {
-        let mut state = lock(&self.0);
-        state
-            .ended
-            .insert(id.to_owned(), (units.unsigned_abs(), yes));
-    }
-
-    /// Units of reports that were ended by such an answer, and not counted when they came again.
-    pub(crate) fn uncounted(&self, yes: bool) -> u64 {
-        let state = lock(&self.0);
-        let ended = state.ended.iter();
-        let own = ended.filter(|(id, (_, its))| *its == yes && !state.ids.contains(*id));
-        own.map(|(_, (units, _))| units).sum()
-    }
-
     /// Units charged by descriptor, `tenant=acme&plan=free`.
     pub(crate) fn charged(&self) -> BTreeMap<String, i64> {
         lock(&self.0).charged.clone()
+    }
+
+    /// Units granted to checks, by descriptor.
+    pub(crate) fn granted(&self) -> BTreeMap<String, u64> {
+        lock(&self.0).granted.clone()
     }
 }
 

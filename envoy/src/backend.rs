@@ -106,6 +106,16 @@ pub struct Told {
     pub unchecked: Option<String>,
     /// Whether an earlier report had the same id: it is not counted again.
     pub again: bool,
+    /// What went wrong with it; `None` where it was answered as it should be.
+    pub fault: Option<Fault>,
+}
+
+impl Told {
+    /// Whether it is counted, now or as an earlier one of the same id.
+    #[must_use]
+    pub fn is_counted(&self) -> bool {
+        self.fault.as_ref().is_none_or(Fault::keeps_the_answer)
+    }
 }
 
 /// A running quota backend; dropping it closes its port.
@@ -298,24 +308,25 @@ impl Backend {
         self.desk.accounts.charged()
     }
 
-    /// The reports of use that were answered so far, those that came again included. They are not
+    /// Units granted to checks so far, by descriptor: what is charged without the reports.
+    #[must_use]
+    pub fn granted(&self) -> BTreeMap<String, u64> {
+        self.desk.accounts.granted()
+    }
+
+    /// The reports of use that were counted so far, those that came again included. They are not
     /// among the checks.
     #[must_use]
     pub fn told(&self) -> Vec<Told> {
-        self.desk.told.all()
+        let mut told = self.desk.told.all();
+        told.retain(Told::is_counted);
+        told
     }
 
-    /// Units of reports that a fault has said yes to, and that are never charged; told apart by
-    /// their `x-quota-settlement-id`.
+    /// The reports since the last time, also those that met a fault.
     #[must_use]
-    pub fn feigned(&self) -> u64 {
-        self.desk.accounts.uncounted(true)
-    }
-
-    /// The same for reports that a fault has refused for good.
-    #[must_use]
-    pub fn refused(&self) -> u64 {
-        self.desk.accounts.uncounted(false)
+    pub fn take_told(&self) -> Vec<Told> {
+        self.desk.told.take()
     }
 
     /// The checks so far.
@@ -384,25 +395,29 @@ impl Handler for Desk {
         }
         match fault {
             Some(fault) if fault.keeps_the_answer() => {
-                let answer = self.answer(wire, asked).await;
+                let answer = self.answer(wire, asked, Some(&fault)).await;
                 Ok(fault.spoil(answer, head.version, &line).await)
             }
             Some(fault) => {
-                if let (Ok(asked), Some(yes)) = (&asked, fault.ends_report())
+                if let Ok(asked) = &asked
                     && asked.is_report()
                 {
-                    let id = asked.id.as_deref().unwrap_or_default();
-                    self.accounts.end_uncounted(id, asked.units, yes);
+                    self.told.push(told(wire, asked, Some(&fault)));
                 }
                 fault.replace(head.version, &line).await
             }
-            None => Ok(self.answer(wire, asked).await),
+            None => Ok(self.answer(wire, asked, None).await),
         }
     }
 }
 
 impl Desk {
-    async fn answer(&self, wire: Wire, asked: Result<Asked, Box<Answer>>) -> Answer {
+    async fn answer(
+        &self,
+        wire: Wire,
+        asked: Result<Asked, Box<Answer>>,
+        fault: Option<&Fault>,
+    ) -> Answer {
         let asked = match asked {
             Ok(asked) => asked,
             Err(answer) => return *answer,
@@ -412,7 +427,7 @@ impl Desk {
             if self.shared.is_some() {
                 return self.settle(wire, &asked).await;
             }
-            return self.take_report(wire, &asked);
+            return self.take_report(wire, &asked, fault);
         }
         let mut answer = match self.rejection(&asked.descriptor) {
             Some(status) => text(status, "the key is not valid here"),
@@ -432,13 +447,12 @@ impl Desk {
             return crate::wire::settle_shared(wire, asked, shared, fields).await;
         }
         let (answer, granted) = settle(wire, asked, &self.books, fields);
-        let granted = i64::try_from(granted).unwrap_or(i64::MAX);
-        self.accounts.charge(&asked.descriptor, granted);
+        self.accounts.grant(&asked.descriptor, granted);
         answer
     }
 
     /// Counts what requests have used, unless it was told before.
-    fn take_report(&self, wire: Wire, asked: &Asked) -> Answer {
+    fn take_report(&self, wire: Wire, asked: &Asked, fault: Option<&Fault>) -> Answer {
         let again = asked
             .id
             .as_ref()
@@ -449,12 +463,8 @@ impl Desk {
             self.accounts.charge(&asked.descriptor, asked.units);
         }
         self.told.push(Told {
-            wire,
-            descriptor: asked.descriptor.clone(),
-            units: asked.units,
-            id: asked.id.clone(),
-            unchecked: asked.unchecked.clone(),
             again,
+            ..told(wire, asked, fault)
         });
         reported()
     }
@@ -482,6 +492,18 @@ impl Desk {
         let fault = rule.fault.clone();
         faults.retain(|rule| rule.left != Some(0));
         Some(fault)
+    }
+}
+
+fn told(wire: Wire, asked: &Asked, fault: Option<&Fault>) -> Told {
+    Told {
+        wire,
+        descriptor: asked.descriptor.clone(),
+        units: asked.units,
+        id: asked.id.clone(),
+        unchecked: asked.unchecked.clone(),
+        again: false,
+        fault: fault.cloned(),
     }
 }
 

@@ -333,6 +333,16 @@ impl Envoy {
         kib.unwrap_or(0_u64) * 1024
     }
 
+    /// The same without the free pages that its allocator keeps: a single answer of 34 MB leaves as
+    /// many behind, for good.
+    #[must_use]
+    pub fn memory_in_use(&self) -> u64 {
+        let free = self.admin_get("/memory").json()["pageheap_free"]
+            .as_str()
+            .and_then(|bytes| bytes.parse().ok());
+        self.memory_bytes().saturating_sub(free.unwrap_or(0_u64))
+    }
+
     /// The CPU time that it has used, in user and kernel mode.
     #[must_use]
     pub fn cpu_time(&self) -> Duration {

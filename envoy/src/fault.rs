@@ -91,15 +91,6 @@ impl Fault {
         }
     }
 
-    /// What a report is told that is not told again, by the status alone: a yes, or a no for good.
-    pub(crate) fn ends_report(&self) -> Option<bool> {
-        match self {
-            Self::TruncatedJson | Self::WrongJson => Some(true),
-            Self::Status(400..=407 | 409..=424 | 426..=428 | 430..=499) => Some(false),
-            _ => None,
-        }
-    }
-
     /// Spoils a good answer; for faults that keep it.
     pub(crate) async fn spoil(&self, mut answer: Answer, version: Version, line: &Line) -> Answer {
         let headers = answer.headers_mut();

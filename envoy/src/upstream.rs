@@ -1,5 +1,6 @@
 //! The upstream: echoes what it got, keeps a journal of it, and answers gRPC and upgrades. What a
-//! request says in `x-uses` comes back as the response's `x-used`.
+//! request says in `x-uses` comes back as the response's `x-used`, and `x-fails` says how it fails:
+//! the status, or `reset` for a connection that ends without an answer.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -200,6 +201,7 @@ impl Handler for Echo {
         }
         let mut in_pieces = false;
         let used = request.headers().get("x-uses").cloned();
+        let fails = values(&fields(request.headers()), "x-fails").pop();
         let mut answer = if request.uri().path() == llm::PATH {
             let tenant = values(&fields(request.headers()), "x-tenant-id").pop();
             let body = request.into_body().collect().await.map_err(|_| Hangup)?;
@@ -210,6 +212,13 @@ impl Handler for Echo {
         } else {
             self.echo(request, place).await?
         };
+        match fails.as_deref().map(str::parse) {
+            Some(Ok(status)) => {
+                *answer.status_mut() = StatusCode::from_u16(status).map_err(|_| Hangup)?;
+            }
+            Some(Err(_)) => return Err(Hangup),
+            None => {}
+        }
         if let Some(used) = used {
             answer.headers_mut().insert("x-used", used);
         }
