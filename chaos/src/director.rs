@@ -52,7 +52,7 @@ impl Stage {
         let rig = Rig::builder()
             .concurrency(2)
             .ecds()
-            .plugin(configuration(variant, first, now()))
+            .plugin(configuration(variant, seed, first, now()))
             .cluster(Cluster::new("first").endpoints_from(&endpoints[0]))
             .cluster(Cluster::new("second").endpoints_from(&endpoints[1]).http2())
             .route(Route::prefix("/meta").quota(json!({"policy": "open", "timeout": "30ms"})))
@@ -140,7 +140,7 @@ impl<'a> Director<'a> {
             self.set_backend(index, weather)?;
         }
         if phase.push && phase.number > self.first {
-            let plugin = configuration(phase.variant, phase.number, now());
+            let plugin = configuration(phase.variant, self.seed, phase.number, now());
             if let Push::Rejected(log) = self.stage.rig.push_config(&plugin) {
                 self.trouble(format!("a configuration was refused: {log}"));
             }

@@ -11,7 +11,7 @@ use crate::ledger::Record;
 use crate::plan::{Class, Ends};
 use crate::plugin::Variant;
 use crate::timeline::{Entry, Timeline};
-use crate::traffic::{Mode, Planned, Who};
+use crate::traffic::{Fails, Mode, Planned, Who};
 
 /// What the machine took for a request that has nothing to do with the filter: the longest, by
 /// tenths of a second.
@@ -47,7 +47,7 @@ impl Delays {
     }
 
     /// The longest at about these times.
-    fn near(&self, from: Instant, until: Instant) -> Duration {
+    pub(crate) fn near(&self, from: Instant, until: Instant) -> Duration {
         let (first, last) = (self.tenth(from).saturating_sub(2), self.tenth(until) + 2);
         let near = self.tenths.iter().skip(first).take(last - first + 1);
         near.max().copied().unwrap_or_default()
@@ -133,7 +133,7 @@ impl Case<'_> {
             return Some("the access log tells no decision".into());
         };
         let (status, grpc, code) = match decision {
-            Decided::Allow(_) => (200, 0, None),
+            Decided::Allow(_) => (self.upstream_status(), 0, None),
             Decided::Deny(reason) => {
                 let (status, grpc) = statuses(reason);
                 (status, grpc, Some(reason.code()))
@@ -145,12 +145,22 @@ impl Case<'_> {
             let also = rejected && answer.grpc == Some(PERMISSION_DENIED);
             answer.status == 200 && (answer.grpc == Some(grpc) || also)
         } else {
+            let echoes = code.is_none() && self.planned.fails != Some(Fails::Reset);
             (answer.status == status || rejected && answer.status == 403)
                 && answer.code == code
-                && answer.upstream == code.is_none()
-                && (code.is_some() || answer.echoed == Some(self.planned.body.unwrap_or(0)))
+                && answer.upstream == echoes
+                && (!echoes || answer.echoed == Some(self.planned.body.unwrap_or(0)))
         };
         (!fine).then(|| format!("{decision:?}, but the client got {answer:?}"))
+    }
+
+    const fn upstream_status(&self) -> u16 {
+        match self.planned.fails {
+            // That is what the proxy answers in its place.
+            Some(Fails::Reset) => 503,
+            Some(Fails::Status(status)) => status,
+            None => 200,
+        }
     }
 
     /// The upstream gets exactly what is let through, and is told why.
@@ -224,7 +234,7 @@ impl Case<'_> {
             ),
             AllowReason::Stale => self.a_yes(failed && kind.path == "/stale"),
             AllowReason::Cached => self.a_yes(kind.path == "/cached"),
-            AllowReason::Leased => self.a_yes(!failed && kind.path == "/leased"),
+            AllowReason::Leased => self.a_yes(!failed && kind.leases()),
             AllowReason::WithinQuota => {
                 let own = self.record.checks == 1 && said_yes(self.record.answered);
                 must(kind.joins() || own, "no backend was seen to say so")?;
@@ -246,11 +256,24 @@ impl Case<'_> {
         // Nothing is always there, also of what is used up.
         let free = matches!(self.planned.who, Who::Over(_))
             && self.planned.cost == Some(0)
-            && !self.planned.kind.settles();
+            && !self.planned.kind.checks_for_nothing();
         must(
-            self.planned.who.is_welcome() || mistaken || free,
+            self.planned.who.is_welcome() || mistaken || free || self.has_credit(),
             "the backend knows better",
         )
+    }
+
+    /// An estimate that a backend has said yes to by mistake, and not charged, is taken back: from
+    /// then on there are units of what was used up.
+    fn has_credit(&self) -> bool {
+        let says_yes = |entry: &Entry| entry.class(self.planned.kind.backend) == Class::SaysYes;
+        let over = self.over();
+        let mut before = self
+            .timeline
+            .0
+            .iter()
+            .take_while(|entry| entry.from <= over);
+        self.planned.kind.corrects() && self.planned.who.has_key() && before.any(says_yes)
     }
 
     fn denies(&self, reason: DenyReason) -> Result<(), String> {
@@ -290,7 +313,7 @@ impl Case<'_> {
         let ends = |wanted: &[Ends]| self.met(|entry| wanted.contains(&entry.ends(backend)));
         match cause {
             CheckError::BadReply => must(
-                self.planned.kind.path == "/json" && class(&[Class::SaysYes]),
+                self.planned.kind.reads_body() && class(&[Class::SaysYes]),
                 "every reply could be read",
             ),
             CheckError::BreakerOpen => must(
@@ -394,7 +417,7 @@ fn must(holds: bool, else_: &str) -> Result<(), String> {
 pub(crate) const SLACK: Duration = Duration::from_millis(250);
 
 /// A timer's grain, on both sides.
-const TIMER: Duration = Duration::from_millis(3);
+pub(crate) const TIMER: Duration = Duration::from_millis(3);
 
 /// Checks that are joined were made a while before.
 const EARLIER: Duration = Duration::from_millis(100);

@@ -165,15 +165,16 @@ pub(crate) fn log(rig: &Rig) -> Vec<String> {
     findings
 }
 
-/// Memory is flat: the last fifth of the run has no more than the second, but for a little.
+/// Memory is flat: at its lowest, the last fifth of the run has no more than the second, but for a
+/// little. What answers of 34 MB take for a moment is not what stays.
 pub(crate) fn memory(samples: &[u64]) -> (Option<(u64, u64)>, Option<String>) {
     let fifth = samples.len() / 5;
-    if fifth == 0 {
+    let lowest = |part: Option<&[u64]>| part?.iter().min().copied();
+    let warm = lowest(samples.get(fifth..2 * fifth));
+    let end = lowest(samples.get(samples.len() - fifth..));
+    let Some((warm, end)) = warm.zip(end) else {
         return (None, None);
-    }
-    let mean = |part: &[u64]| part.iter().sum::<u64>() / part.len().max(1) as u64;
-    let warm = mean(samples.get(fifth..2 * fifth).unwrap_or_default());
-    let end = mean(samples.get(samples.len() - fifth..).unwrap_or_default());
+    };
     let bound = warm + warm / 5 + (16 << 20);
     let finding = (end > bound).then(|| {
         format!(
@@ -199,3 +200,29 @@ const FEW: usize = 10;
 
 /// Reports that failed wait for up to 5 s, and what is gathered until then goes out bit by bit.
 const REPORTS_PATIENCE: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn memory_that_grows_all_the_time_is_found() {
+        let grows: Vec<u64> = (0..50).map(|look| (100 + 2 * look) * MIB).collect();
+        let (_, finding) = memory(&grows);
+        let finding = finding.expect("a finding");
+        assert_eq!(
+            finding,
+            "memory grows: 120 MiB when warm, 180 MiB at the end"
+        );
+    }
+
+    #[test]
+    fn a_large_answer_for_a_moment_is_no_growth() {
+        let mut flat = vec![100 * MIB; 10];
+        flat[9] = 300 * MIB;
+        assert_eq!(memory(&flat), (Some((100 * MIB, 100 * MIB)), None));
+        assert_eq!(memory(&flat[..4]), (None, None));
+    }
+}

@@ -4,14 +4,16 @@
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use envoy_harness::{Check, LogEntry, Seen};
+use envoy_harness::{Check, Fault, LogEntry, Seen, Told};
 use quota_gate::decision::{CheckError, Outcome as Decided};
 
+use crate::books::Journal;
 use crate::client::{End, Outcome};
 use crate::plan::Class;
+use crate::terms::{ACCOUNTS, Account};
 use crate::traffic::number_in;
 
 /// What is known of a request.
@@ -28,6 +30,8 @@ pub(crate) struct Record {
     /// How often a backend was asked with its id, and how the last of these was answered.
     pub(crate) checks: u32,
     pub(crate) answered: Class,
+    /// How much later than at once.
+    pub(crate) delay: Duration,
 }
 
 /// What the access log says.
@@ -57,6 +61,8 @@ pub(crate) struct Ledger {
     /// Requests at the upstream that nobody has sent.
     pub(crate) strange: Vec<String>,
     pub(crate) checks: u64,
+    /// What the backends say of each account.
+    pub(crate) journals: [Journal; ACCOUNTS.len()],
 }
 
 impl Ledger {
@@ -69,6 +75,7 @@ impl Ledger {
             lines: 0,
             strange: Vec::new(),
             checks: 0,
+            journals: Default::default(),
         })
     }
 
@@ -117,12 +124,30 @@ impl Ledger {
 
     pub(crate) fn note_check(&mut self, check: &Check) {
         self.checks += 1;
+        if let Some(place) = check.entry("account").and_then(Account::place) {
+            let units_are_reports = ACCOUNTS[place].preset == "envoy_ratelimit";
+            self.journals[place].note_check(check, units_are_reports);
+        }
         let id = check.header_values("x-request-id").pop();
         let number = id.and_then(|id| number_in(&id));
         // The renewal of a lease has the id of the request that brought it about.
         if let Some(record) = number.and_then(|number| self.record(number, check.at)) {
             record.checks += 1;
             record.answered = Class::of(check.fault.as_ref());
+            record.delay = match check.fault {
+                Some(Fault::Delay(delay)) => delay,
+                _ => Duration::ZERO,
+            };
+        }
+    }
+
+    pub(crate) fn note_told(&mut self, told: &Told) {
+        let account = told.descriptor.iter().find(|(name, _)| name == "account");
+        match account.and_then(|(_, name)| Account::place(name)) {
+            Some(place) => self.journals[place].note_report(told),
+            None => self
+                .strange
+                .push(format!("a report of no account: {told:?}")),
         }
     }
 
@@ -157,6 +182,7 @@ impl Record {
             told: None,
             checks: 0,
             answered: Class::Good,
+            delay: Duration::ZERO,
         }
     }
 }

@@ -2,8 +2,8 @@
 //! through every fault, endpoints come and go and configurations are pushed; afterwards every
 //! answer is explained and every counter added up. `cargo xtask chaos` runs it.
 //!
-//! - `traffic`: the requests; `plan`: what goes wrong, and when; `plugin`: the configurations; all
-//!   of it follows from the seed
+//! - `traffic`: the requests; `plan`: what goes wrong, and when; `plugin`: the configurations;
+//!   `terms`: what is settled, and how; all of it follows from the seed
 //! - `client`: the load generator; `director` puts the phases in place
 //! - `ledger`: what everybody says of each request; `timeline`: what was in force when
 //! - `judge`: explains an answer; `laws`: what must hold of the whole; `books`: that what was used
@@ -19,6 +19,7 @@ mod ledger;
 mod plan;
 mod plugin;
 mod report;
+mod terms;
 mod timeline;
 mod traffic;
 
@@ -136,6 +137,9 @@ fn run() -> Result<bool> {
     load.stop_probes();
     report.findings.extend(laws::settle(rig));
     collect_rest(&stage, &load, &mut ledger, &mut delays)?;
+    // What the last streams have used may have been gathered only since.
+    report.findings.extend(laws::settle(&stage.rig));
+    collect(&stage, &load, &mut ledger, &mut delays)?;
     report.close(&stage, &ledger, &delays);
     Ok(report.print(&stage.rig))
 }
@@ -154,6 +158,9 @@ fn collect(stage: &Stage, load: &Load, ledger: &mut Ledger, delays: &mut Delays)
     for backend in &stage.backends {
         for check in backend.take() {
             ledger.note_check(&check);
+        }
+        for told in backend.take_told() {
+            ledger.note_told(&told);
         }
     }
     ledger.read_log()

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::terms::{ACCOUNTS, Account, COST_MAX, Settles, Terms};
 use crate::traffic::{KINDS, Mode};
 
 /// What sets one configuration apart from the next.
@@ -47,15 +48,16 @@ impl Variant {
     }
 }
 
-/// The configuration of a variant. Its number makes each differ from the one before; `now` is in
-/// seconds since 1970.
-pub(crate) fn configuration(variant: Variant, number: u64, now: u64) -> Value {
+/// The configuration of a variant, with the terms that follow from the seed. Its number makes each
+/// differ from the one before; `now` is in seconds since 1970.
+pub(crate) fn configuration(variant: Variant, seed: u64, number: u64, now: u64) -> Value {
+    let terms = Terms::draw(seed);
     let mut policies = serde_json::Map::new();
     let mut routes = Vec::new();
     for kind in &KINDS {
         let own = kind.path.trim_start_matches('/') == kind.policy;
         if own {
-            policies.insert(kind.policy.to_owned(), policy(kind.path, variant));
+            policies.insert(kind.policy.to_owned(), policy(kind.path, variant, &terms));
         }
         let policy = if kind.mode == Mode::Off {
             "off"
@@ -79,6 +81,13 @@ pub(crate) fn configuration(variant: Variant, number: u64, now: u64) -> Value {
         "host_budget": format!("{}ms", 1000 + number % 9000),
         "status_path": "/-/quota-gate",
     });
+    for account in &ACCOUNTS {
+        let kind = KINDS.iter().find(|kind| kind.path == account.path);
+        let cluster = kind.map_or("first", |kind| CLUSTERS[kind.backend]);
+        let mut backend = backend(cluster, variant);
+        backend["preset"] = json!(account.preset);
+        all["backends"][account.name()] = backend;
+    }
     all["backends"]["json"]["preset"] = json!("envoy_ratelimit");
     all["backends"]["limitador"]["preset"] = json!("limitador");
     let emergency = |mode: &str, seconds: u64| {
@@ -112,13 +121,13 @@ fn backend(cluster: &str, variant: Variant) -> Value {
     json!({"cluster": cluster, "breaker": breaker, "max_pending": most})
 }
 
-fn policy(path: &str, variant: Variant) -> Value {
+fn policy(path: &str, variant: Variant, terms: &[Terms]) -> Value {
     let kind = KINDS.iter().find(|kind| kind.path == path);
     let (mode, backend, timeout) = kind.map_or((Mode::Closed, 0, 60), |kind| {
         (kind.mode, kind.backend, kind.timeout_ms)
     });
     let mut policy = json!({
-        "backend": if backend == 0 { "first" } else { "second" },
+        "backend": CLUSTERS[backend],
         "descriptor": [{"name": "tenant", "header": "x-tenant-id"}],
         "failure_mode": match mode {
             Mode::Open => "fail_open",
@@ -140,26 +149,19 @@ fn policy(path: &str, variant: Variant) -> Value {
             });
         }
         "/stale" => policy["cache"] = json!({"deny_ttl": "0s", "stale_if_error": "2s"}),
-        "/leased" => {
-            let units = if tight { 5 } else { 50 };
-            policy["lease"] = json!({"max_units": units, "ttl": choose("500ms", "100ms")});
-        }
         "/local" => {
             let units = if tight { 5 } else { 50 };
             policy["local_limit"] = json!({"units": units, "per": "1s", "burst": 2 * units});
-        }
-        "/settled" | "/other-settled" => {
-            // The check only asks whether anything is left: it has no cost.
-            policy.as_object_mut().map(|policy| policy.remove("cost"));
-            policy["settle"] = json!({
-                "usage": [{"header": "x-used"}], "default": USED_UNTOLD,
-                "every": choose("100ms", "20ms"), "timeout": "100ms",
-            });
         }
         "/shadow" => policy["enforcement"] = json!("shadow"),
         "/json" | "/limitador" => policy["backend"] = json!(path.trim_start_matches('/')),
         "/optional" => policy["on_missing"] = json!("allow"),
         _ => {}
+    }
+    for (account, terms) in ACCOUNTS.iter().zip(terms) {
+        if account.path == path {
+            book(&mut policy, account, terms, variant);
+        }
     }
     if tight {
         policy["rate_limit_headers"] = json!("x_ratelimit");
@@ -167,8 +169,28 @@ fn policy(path: &str, variant: Variant) -> Value {
     policy
 }
 
-/// What a request has used whose response does not say it.
-pub(crate) const USED_UNTOLD: u64 = 3;
+/// What is special of a policy whose units are booked.
+fn book(policy: &mut Value, account: &Account, terms: &Terms, variant: Variant) {
+    policy["backend"] = json!(account.name());
+    policy["descriptor"] = json!([
+        {"name": "account", "value": account.name()},
+        {"name": "tenant", "header": "x-tenant-id"},
+    ]);
+    policy["cost"] = json!({"header": "x-cost", "default": terms.estimate, "max": COST_MAX});
+    if account.mode == Settles::Report && account.preset != "limitador" {
+        // The check only asks whether anything is left: it has no cost.
+        policy.as_object_mut().map(|policy| policy.remove("cost"));
+    }
+    if account.mode != Settles::Never {
+        policy["settle"] = terms.settle(account, variant);
+    }
+    if account.leases {
+        policy["lease"] = terms.lease(variant);
+    }
+}
+
+/// The clusters of the two backends.
+const CLUSTERS: [&str; 2] = ["first", "second"];
 
 #[cfg(test)]
 mod tests {
@@ -177,9 +199,11 @@ mod tests {
     #[test]
     fn every_variant_is_a_valid_configuration() {
         for variant in Variant::CALM.into_iter().chain(Variant::EMERGENCIES) {
-            let text = configuration(variant, 3, 1_800_000_000).to_string();
-            let parsed = quota_gate::config::parse::parse(text.as_bytes());
-            assert!(parsed.is_ok(), "{variant:?}: {}", parsed.unwrap_err());
+            for seed in 0..20 {
+                let text = configuration(variant, seed, 3, 1_800_000_000).to_string();
+                let parsed = quota_gate::config::parse::parse(text.as_bytes());
+                assert!(parsed.is_ok(), "{variant:?}: {}", parsed.unwrap_err());
+            }
         }
     }
 }

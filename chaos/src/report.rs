@@ -32,7 +32,7 @@ pub(crate) struct Report {
     over_ms: i64,
     worst_plain: Duration,
     sums: Sums,
-    books: [Books; 2],
+    books: Books,
     checks: u64,
     phases: usize,
     pushes: usize,
@@ -57,7 +57,7 @@ impl Report {
             over_ms: 0,
             worst_plain: Duration::ZERO,
             sums: Sums::default(),
-            books: [Books::default(); 2],
+            books: Books::default(),
             checks: 0,
             phases: 0,
             pushes: 0,
@@ -67,11 +67,11 @@ impl Report {
         }
     }
 
-    /// Looks at the memory once a second, and tells a terminal how far it is.
+    /// Looks at the memory now and then, and tells a terminal how far it is.
     pub(crate) fn look(&mut self, stage: &Stage, next: u64) {
-        if self.looked.elapsed() >= Duration::from_secs(1) {
+        if self.looked.elapsed() >= LOOK_EVERY {
             self.looked = Instant::now();
-            self.memory.push(stage.rig.envoy().memory_bytes());
+            self.memory.push(stage.rig.envoy().memory_in_use());
         }
         let every = if std::io::stdout().is_terminal() {
             5
@@ -99,7 +99,7 @@ impl Report {
         let (sums, findings) = laws::sums(&stage.rig, ledger, self.seed);
         self.sums = sums;
         self.findings.extend(findings);
-        let (books, findings) = books::close(stage, ledger, self.seed);
+        let (books, findings) = books::close(stage, ledger, delays, self.seed);
         self.books = books;
         self.findings.extend(findings);
         self.findings.extend(laws::log(&stage.rig));
@@ -181,9 +181,7 @@ impl Report {
             "counted {counted}, Envoy had {host}, the access log has {logged}; {never_arrived} \
              clients left before their request had arrived"
         );
-        for (name, books) in books::NAMES.iter().zip(&self.books) {
-            println!("books of the {name} backend: {books}");
-        }
+        println!("books:\n{}", self.books);
         if let Some((warm, end)) = laws::memory(&self.memory).0 {
             println!(
                 "memory: {} MiB when warm, {} MiB at the end",
@@ -308,6 +306,9 @@ fn story(case: &Case<'_>, findings: &[String], start: Instant) -> String {
 
 /// Enough to see what is wrong.
 const STORIES: usize = 10;
+
+/// Often enough that also a short run has a look between two large answers.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// A replay begins a little earlier: breakers and caches have a past.
 const PHASES_BEFORE: u64 = 6;

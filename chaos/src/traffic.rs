@@ -1,5 +1,7 @@
 //! The requests: what the n-th is like follows from the seed alone, so that it can be told again.
 
+use crate::terms::{Account, EXACT, Settles};
+
 /// What becomes of a request whose check has no answer, or of one that is not checked.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Mode {
@@ -56,14 +58,42 @@ impl Kind {
         Self { policy, ..self }
     }
 
+    /// Where the units of its requests are booked.
+    pub(crate) fn account(&self) -> Option<&'static Account> {
+        Account::of(self.path)
+    }
+
     /// What its requests have really used is told afterwards.
     pub(crate) fn settles(&self) -> bool {
-        ["/settled", "/other-settled"].contains(&self.path)
+        self.account()
+            .is_some_and(|account| account.mode != Settles::Never)
+    }
+
+    /// Its checks charge an estimate, which is corrected afterwards.
+    pub(crate) fn corrects(&self) -> bool {
+        self.account()
+            .is_some_and(|account| account.mode == Settles::Correct)
+    }
+
+    /// Units are granted ahead of need.
+    pub(crate) fn leases(&self) -> bool {
+        self.account().is_some_and(|account| account.leases)
     }
 
     /// Requests of one key may share one call.
     pub(crate) fn joins(&self) -> bool {
-        ["/cached", "/leased"].contains(&self.path)
+        self.path == "/cached" || self.leases()
+    }
+
+    /// Its checks ask for no units, only whether any are left.
+    pub(crate) fn checks_for_nothing(&self) -> bool {
+        let account = self.account();
+        account.is_some_and(|own| own.mode == Settles::Report && own.preset != "limitador")
+    }
+
+    /// Its replies are read with their bodies.
+    pub(crate) fn reads_body(&self) -> bool {
+        ["/json", "/hits-settled"].contains(&self.path)
     }
 
     const fn never_rejects(self) -> Self {
@@ -75,7 +105,7 @@ impl Kind {
 }
 
 /// Every path. What else is configured for them is in `plugin`.
-pub(crate) const KINDS: [Kind; 18] = [
+pub(crate) const KINDS: [Kind; 24] = [
     kind("/open", Mode::Open, 0, 60, 14),
     kind("/closed", Mode::Closed, 0, 60, 16),
     kind("/other-open", Mode::Open, 1, 50, 7),
@@ -96,7 +126,22 @@ pub(crate) const KINDS: [Kind; 18] = [
     kind("/-/quota-gate", Mode::StatusPage, 0, 60, 1).policy(""),
     kind("/settled", Mode::Open, 0, 60, 8),
     kind("/other-settled", Mode::Closed, 1, 60, 8),
+    kind("/units-settled", Mode::Open, 0, 60, 5).never_rejects(),
+    kind("/hits-settled", Mode::Closed, 1, 60, 5).never_rejects(),
+    kind("/corrected", Mode::Open, 0, 60, 8),
+    kind("/other-corrected", Mode::Closed, 1, 60, 8),
+    kind("/lent", Mode::Closed, 1, 60, 12),
+    kind("/units-lent", Mode::Open, 0, 60, 10).never_rejects(),
 ];
+
+/// How the upstream fails a request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Fails {
+    /// The connection ends without an answer.
+    Reset,
+    /// With this status.
+    Status(u16),
+}
 
 /// Who is asking.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -163,6 +208,7 @@ pub(crate) struct Planned {
     pub(crate) unfinished: bool,
     /// Units that the upstream says afterwards, if it says any.
     pub(crate) uses: Option<u64>,
+    pub(crate) fails: Option<Fails>,
 }
 
 impl Planned {
@@ -190,16 +236,41 @@ impl Planned {
             leaves_after_us: (random.u32(..100) < 3).then(|| random.u64(..60_000)),
             unfinished: false,
             uses: None,
+            fails: None,
         };
         if kind.mode == Mode::StatusPage {
             planned.method = "GET";
         } else {
             planned.shape(&mut random);
         }
-        if kind.settles() {
-            planned.uses = (random.u32(..100) < 85).then(|| random.u64(..=100));
-        }
+        planned.book(&mut random);
         planned
+    }
+
+    /// What it costs and uses, where that is booked.
+    fn book(&mut self, random: &mut fastrand::Rng) {
+        let kind = self.kind;
+        if kind.settles() {
+            let most = random.choice([10, 100]).unwrap_or(100);
+            self.uses = (random.u32(..100) < 85).then(|| random.u64(..=most));
+            if !self.grpc && random.u32(..100) < 10 {
+                let status = random.choice([404, 429, 500, 503]).map(Fails::Status);
+                let resets = random.u32(..100) < 20;
+                self.fails = if resets { Some(Fails::Reset) } else { status };
+            }
+        }
+        if kind.corrects() {
+            let says = random.u32(..100) < 40 && kind.path != EXACT;
+            self.cost = says.then(|| random.u64(..=50));
+        }
+        if kind.corrects() && kind.leases() {
+            self.own_deadline_ms = None;
+        }
+        // Of who may leave while its check is pending nobody will know what that has come to: these
+        // all cost the same.
+        if self.leaves_after_us.is_some() || self.own_deadline_ms.is_some() {
+            self.cost = self.cost.filter(|_| !kind.corrects() && !kind.leases());
+        }
     }
 
     fn shape(&mut self, random: &mut fastrand::Rng) {
@@ -259,6 +330,11 @@ impl Planned {
         }
         if let Some(uses) = self.uses {
             add("x-uses", &uses.to_string());
+        }
+        match self.fails {
+            Some(Fails::Reset) => add("x-fails", "reset"),
+            Some(Fails::Status(status)) => add("x-fails", &status.to_string()),
+            None => {}
         }
         headers
     }
