@@ -10,9 +10,9 @@
 
 #![allow(unsafe_code)]
 
-use std::alloc::{GlobalAlloc, Layout};
-use std::cell::UnsafeCell;
-use std::ptr;
+use core::alloc::{GlobalAlloc, Layout};
+use core::cell::UnsafeCell;
+use core::ptr;
 
 /// What the host has given and nobody has.
 #[derive(Debug)]
@@ -29,6 +29,7 @@ impl Heap {
             filled: 0,
             heads: [0; LISTS],
             end: 0,
+            last: 0,
         }))
     }
 
@@ -74,6 +75,9 @@ struct Lists {
     heads: [usize; LISTS],
     /// Where the newest memory ends.
     end: usize,
+    /// The free block in front of that. It is in no list, and taken from when no other block is
+    /// large enough: what is filled up there first keeps the memory small.
+    last: usize,
 }
 
 impl Lists {
@@ -109,6 +113,9 @@ impl Lists {
                 let larger = self.filled & (u64::MAX << own << 1);
                 let list = usize::try_from(larger.trailing_zeros()).unwrap_or(LISTS);
                 block = self.best_of(list, size);
+            }
+            if block == 0 && self.last != 0 && size_of_block(self.last) >= size {
+                block = self.last;
             }
             if block != 0 {
                 self.unlink(block);
@@ -162,9 +169,6 @@ impl Lists {
         let size = block_size(size);
         let mut has = size_of_block(block);
         let next = block.wrapping_add(has);
-        if has < size && next == self.end {
-            self.grow(size.wrapping_sub(has));
-        }
         if has < size && word(before(next)) & FREE != 0 {
             let both = has.wrapping_add(size_of_block(next));
             if both >= size {
@@ -200,6 +204,10 @@ impl Lists {
         let next = before(block.wrapping_add(size));
         set(before(next), size);
         set(next, word(next) | FREE_BEFORE);
+        if block.wrapping_add(size) == self.end {
+            self.last = block;
+            return;
+        }
         let list = list_of(size);
         if let Some(head) = self.heads.get_mut(list) {
             set(block, *head);
@@ -214,6 +222,10 @@ impl Lists {
 
     #[inline(never)]
     fn unlink(&mut self, block: usize) {
+        if block == self.last {
+            self.last = 0;
+            return;
+        }
         let next = word(block);
         let previous = word(block.wrapping_add(WORD));
         if next != 0 {
@@ -236,8 +248,8 @@ impl Lists {
     #[inline(never)]
     fn grow(&mut self, size: usize) -> bool {
         let mut lacks = size.wrapping_add(STEP);
-        if self.end != 0 && word(before(self.end)) & FREE_BEFORE != 0 {
-            lacks = lacks.saturating_sub(word(before(before(self.end))));
+        if self.last != 0 {
+            lacks = lacks.saturating_sub(size_of_block(self.last));
         }
         let pages = lacks.div_ceil(PAGE).max(1);
         let Some(start) = memory::grow(pages) else {
@@ -247,6 +259,10 @@ impl Lists {
             // Not behind what it gave before: a first block's header.
             self.end = start.wrapping_add(STEP);
             set(before(self.end), 0);
+            let last = core::mem::take(&mut self.last);
+            if last != 0 {
+                self.link(last, size_of_block(last));
+            }
         }
         let block = self.end;
         let flag = word(before(block)) & FREE_BEFORE;
