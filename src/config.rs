@@ -18,8 +18,10 @@ pub mod timestamp;
 pub mod units;
 pub mod value;
 
-use std::rc::Rc;
-use std::time::Duration;
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
 
 use crate::language::Language;
 use crate::time::Wall;

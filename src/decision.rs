@@ -4,7 +4,7 @@
 //! metrics and the log. Reasons are for everybody; causes (why a check had no answer) are for
 //! operators only and never reach a client.
 
-use std::time::Duration;
+use core::time::Duration;
 
 /// Why a request was let through.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]

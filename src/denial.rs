@@ -4,8 +4,9 @@
 //! failure is not among them. The HTTP and the gRPC status travel together, because the host picks
 //! one of them by the request's content type.
 
-use std::borrow::Cow;
-use std::time::Duration;
+use alloc::borrow::Cow;
+use alloc::vec::Vec;
+use core::time::Duration;
 
 use crate::config::{DenialStyle, Policy};
 use crate::decision::{Decision, DenyReason, Limits};

@@ -4,9 +4,12 @@
 //! value in the policy's order. That run *is* the key, so a request that is answered from a lease
 //! or a cache copies each value once and allocates once; the names stay in the policy.
 
-use std::borrow::{Borrow, Cow};
-use std::fmt;
-use std::time::Duration;
+use alloc::borrow::{Borrow, Cow};
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use core::time::Duration;
 
 use crate::config::{Cost, EntrySpec, Policy, PropertyType, Source};
 use crate::request::Request;
@@ -158,7 +161,7 @@ impl fmt::Debug for Key {
 /// The entries that have a value, as name and value, in the policy's order.
 #[derive(Clone)]
 pub struct Entries<'a> {
-    specs: std::slice::Iter<'a, EntrySpec>,
+    specs: core::slice::Iter<'a, EntrySpec>,
     rest: &'a [u8],
 }
 
@@ -290,7 +293,7 @@ fn number_text(number: f64) -> Option<Vec<u8>> {
     let size = number.abs();
     let (mut power, mut decimals) = (1.0_f64, 0_usize);
     let digits = loop {
-        let digits = (size * power).round_ties_even();
+        let digits = rounded(size * power);
         if digits / power == size && (decimals == 0 || digits <= EXACT_DIGITS_MAX) {
             break digits;
         }
@@ -313,13 +316,25 @@ fn number_text(number: f64) -> Option<Vec<u8>> {
     let zeros = places.saturating_sub(digits.len());
     let point = places.saturating_sub(decimals);
     let digits = digits.into_iter();
-    for (place, digit) in std::iter::repeat_n(b'0', zeros).chain(digits).enumerate() {
+    for (place, digit) in core::iter::repeat_n(b'0', zeros).chain(digits).enumerate() {
         if place == point {
             text.push(b'.');
         }
         text.push(digit);
     }
     Some(text)
+}
+
+/// The whole number next to a size, of two the even one: as doubles are added, those from 2^52 on
+/// are whole.
+#[expect(clippy::float_arithmetic, reason = "as above")]
+fn rounded(size: f64) -> f64 {
+    const ONLY_WHOLE: f64 = 4_503_599_627_370_496.0;
+    if size < ONLY_WHOLE {
+        (size + ONLY_WHOLE) - ONLY_WHOLE
+    } else {
+        size
+    }
 }
 
 /// The query parameter `name` of `path`, decoded; `None` where it is not there exactly once.

@@ -2,7 +2,9 @@
 //!
 //! Only what the backend told is passed on: a field whose required part is unknown is left out.
 
-use std::time::Duration;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::time::Duration;
 
 use crate::config::RateLimitHeaders;
 use crate::decision::Limits;

@@ -25,9 +25,12 @@ mod status;
 mod table;
 mod watch;
 
-use std::collections::VecDeque;
-use std::rc::Rc;
-use std::time::Duration;
+use alloc::collections::VecDeque;
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::time::Duration;
 
 use crate::config::settle::SettleMode;
 use crate::config::{

@@ -3,7 +3,7 @@
 //! The presets are constants of these types, and a `custom` backend is one that the configuration
 //! built. The engine that applies them is `wire`; nothing here does anything.
 
-use std::borrow::Cow;
+use alloc::borrow::Cow;
 
 use crate::config::StatusPattern;
 

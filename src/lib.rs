@@ -96,6 +96,10 @@
     )
 )]
 #![deny(unsafe_code, missing_docs)]
+// Of the standard library, what ships would only get the texts of panics, which nobody sees.
+#![cfg_attr(all(target_arch = "wasm32", feature = "host", not(test)), no_std)]
+
+extern crate alloc;
 
 // Plain `#[test]` functions run under Node, too.
 #[cfg(all(test, target_arch = "wasm32"))]
@@ -129,3 +133,10 @@ pub mod wire;
 #[cfg(target_arch = "wasm32")]
 #[global_allocator]
 static HEAP: heap::Heap = heap::Heap::new();
+
+/// Nothing comes here, see above; and if it did, a trap is all that a host understands.
+#[cfg(all(target_arch = "wasm32", feature = "host", not(test)))]
+#[panic_handler]
+fn trap(_: &core::panic::PanicInfo<'_>) -> ! {
+    core::arch::wasm32::unreachable()
+}

@@ -4,8 +4,10 @@
 //! has to be guessed, an empty text is not an absent one, and a null is seen as what it is. What
 //! is not valid never opens a route: the caller then uses the default policy, and tells of it.
 
-use std::fmt;
-use std::rc::Rc;
+use alloc::borrow::ToOwned;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use core::fmt;
 
 use crate::config::check::is_valid;
 use crate::config::keys::{Key, policy};
@@ -198,7 +200,7 @@ const KEYS: [&str; 5] = [COST, ENFORCEMENT, FAILURE_MODE, POLICY, TIMEOUT];
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use core::time::Duration;
 
     use super::*;
     use crate::config::parse::parse;

@@ -4,6 +4,10 @@
 //! over. Names carry their labels as `.label.value` pairs, which the published `stats_tags` take
 //! apart (`wasmcustom.quota_gate.requests.policy.gold.decision.allow.reason.leased`).
 
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+
 use crate::config::Config;
 use crate::decision::{CheckError, Outcome};
 use crate::sorted::SortedMap;
@@ -274,7 +278,7 @@ impl Metrics {
             if *sum != 0 {
                 let row = place.checked_div(Outcome::ALL.len()).unwrap_or(0);
                 let metric = Metric::Requests(row.checked_sub(1), *outcome);
-                each(metric, std::mem::take(sum));
+                each(metric, core::mem::take(sum));
             }
         }
         for (metric, change) in self.sums.drain() {

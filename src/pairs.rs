@@ -1,5 +1,7 @@
 //! Header maps as the ABI serializes them: a count, the sizes, then the bytes, each NUL-terminated.
 
+use alloc::vec::Vec;
+
 /// A map without headers.
 pub(crate) const EMPTY: &[u8] = &[0, 0, 0, 0];
 

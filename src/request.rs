@@ -4,7 +4,10 @@
 //! the configuration needs. `PlainRequest` is the same from memory, for tests, simulation and
 //! `explain`.
 
-use std::collections::BTreeMap;
+use alloc::borrow::ToOwned;
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
 
 /// A header as the filter sees it.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -3,7 +3,9 @@
 //! Like a request it is a trait, because every look costs a call to the host. [`PlainResponse`] is
 //! the same from memory.
 
-use std::collections::BTreeMap;
+use alloc::collections::BTreeMap;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 
 use crate::request::Header;
 use crate::text;
@@ -27,7 +29,25 @@ pub trait Response {
     }
 }
 
-/// A response held in memory; the default is one that never came.
+/// The end of a stream that nothing came back for, or that nothing is known of.
+#[derive(Clone, Copy, Debug)]
+pub struct NoResponse;
+
+impl Response for NoResponse {
+    fn header(&self, _name: &str) -> Header {
+        Header::Missing
+    }
+
+    fn trailer(&self, _name: &str) -> Header {
+        Header::Missing
+    }
+
+    fn property(&self, _path: &str) -> Option<Vec<u8>> {
+        None
+    }
+}
+
+/// A response held in memory.
 #[derive(Clone, Debug, Default)]
 pub struct PlainResponse {
     headers: Vec<(String, Vec<u8>)>,

@@ -3,7 +3,8 @@
 //! Metadata that is not valid never opens a route: the request falls to the default policy, and the
 //! problem is told.
 
-use std::cell::OnceCell;
+use alloc::vec::Vec;
+use core::cell::OnceCell;
 
 use crate::config::{Choice, Config, RouteMatch};
 use crate::metadata::{self, MetadataProblem, RouteMetadata};

@@ -4,7 +4,10 @@
 //! space for every plugin whose `vm_id` is empty, and a write to a missing key succeeds whatever
 //! the expected version. Whoever uses it keeps to a fixed number of slots and checks what it reads.
 
-use std::collections::BTreeMap;
+use alloc::borrow::ToOwned;
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
 
 /// The version of a value, as the host counts them; 0 stands for a value that is not there.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

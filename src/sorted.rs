@@ -5,7 +5,8 @@
 //! behind its place. Almost all keys in this crate are numbers that grow, so they are inserted at
 //! the end, and a removal moves some kilobytes at worst. Large values belong in a `Box`.
 
-use std::cmp::Ordering;
+use alloc::vec::Vec;
+use core::cmp::Ordering;
 
 /// Pairs in the order of their keys.
 #[derive(Clone, Debug)]
@@ -80,7 +81,7 @@ impl<K, V> SortedMap<K, V> {
 
     /// The pairs, smallest key first; nothing is left.
     pub fn drain(&mut self) -> impl Iterator<Item = (K, V)> {
-        std::mem::take(&mut self.pairs).into_iter()
+        core::mem::take(&mut self.pairs).into_iter()
     }
 }
 
@@ -180,7 +181,7 @@ mod tests {
     #[test]
     fn holds_what_a_tree_holds() {
         let mut map = SortedMap::default();
-        let mut tree = std::collections::BTreeMap::new();
+        let mut tree = alloc::collections::BTreeMap::new();
         for step in 0_u32..2000 {
             let key = step.wrapping_mul(2_654_435_761) % 97;
             if step % 3 == 0 {

@@ -2,7 +2,9 @@
 //!
 //! Everything that came from outside and goes out again passes through here: percent-encoded where
 //! the receiver decodes it, sanitised where somebody only reads it. Nothing here can fail, and
-//! `std::fmt` is kept out of the way of every request.
+//! `core::fmt` is kept out of the way of every request.
+
+use alloc::vec::Vec;
 
 /// `value` as something that may be echoed in a header, a log or a message: printable ASCII.
 ///

@@ -4,7 +4,9 @@
 //! caches need one that only goes forward; the end of an emergency and epoch times in replies need
 //! the wall itself. Both are kept here and never mixed: they are different types.
 
-use std::time::Duration;
+use alloc::format;
+use alloc::string::String;
+use core::time::Duration;
 
 /// A reading of the system's clock, in nanoseconds since the Unix epoch. It may jump both ways.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]

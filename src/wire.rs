@@ -11,9 +11,12 @@ pub mod reply;
 pub mod structured;
 pub mod template;
 
-use std::borrow::Cow;
-use std::rc::Rc;
-use std::time::Duration;
+use alloc::borrow::Cow;
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::time::Duration;
 
 use crate::config::{Backend, QuotaTerms, Statuses};
 use crate::decision::{CheckError, Limits};

@@ -1,8 +1,12 @@
 //! A checked tree of values to `Config`: names become indices, defaults fill in, and the rules that
 //! span several keys are held.
 
-use std::rc::Rc;
-use std::time::Duration;
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::time::Duration;
 
 use super::check::{At, is_valid};
 use super::keys::{
@@ -543,7 +547,7 @@ impl Builder {
         let policies = top.table(&keys::config::POLICIES);
         let mut fields = policies.fields.iter().enumerate();
         let (position, (name, value)) = fields.find(|(_, (name, _))| **name == *base.name)?;
-        let told = std::mem::take(&mut self.problems);
+        let told = core::mem::take(&mut self.problems);
         let node = Node::new(value, policies.at.key(position, name));
         let policy = self.policy(&node, base.index, name);
         self.problems = told;

@@ -3,6 +3,11 @@
 //! This step knows nothing of what keys mean: types, bounds, words, forms, missing, unknown and
 //! repeated keys. What spans several keys is `parse`'s.
 
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
 use super::form::{Fault, Form};
 use super::keys::{Key, Kind, Presence, Table};
 use super::problem::{Path, ProblemKind, Problems, Step, all_of, one_of};

@@ -4,6 +4,12 @@
 //! the result can say is bounded by its types: a template can't produce anything but JSON, and a
 //! value in a slot can't leave its place.
 
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+
 use super::StatusPattern;
 use super::build::{Builder, status_pattern};
 use super::check::At;
@@ -409,7 +415,7 @@ fn parts(text: &str, slots: Slots) -> Result<Vec<Part>, Fault> {
                 }
                 let (slot, style) = slot(&name, slots).ok_or(Fault::Unknown(name))?;
                 if !raw.is_empty() {
-                    parts.push(Part::Raw(std::mem::take(&mut raw)));
+                    parts.push(Part::Raw(core::mem::take(&mut raw)));
                 }
                 parts.push(Part::Slot(slot, style));
             }

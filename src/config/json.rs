@@ -4,7 +4,9 @@
 //! It is our own because the text of a number has to survive, and because a general reader makes
 //! up a tenth of a module that each worker keeps in memory.
 
-use std::fmt;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
 
 use super::value::{Number, Value};
 

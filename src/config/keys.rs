@@ -3,6 +3,10 @@
 //! The parser, the JSON Schema and the reference in the documentation are all made from these
 //! tables. Meanings are left out of the wasm module, which has no use for them.
 
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::String;
+
 use super::form::Form;
 use super::problem::one_of;
 

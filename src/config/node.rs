@@ -4,7 +4,8 @@
 //! default, so that the rules that span several keys can still be judged. A configuration with a
 //! problem is never used.
 
-use std::time::Duration;
+use alloc::string::String;
+use core::time::Duration;
 
 use super::check::{At, is_valid};
 use super::keys::{Key, Presence};

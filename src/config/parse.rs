@@ -1,5 +1,7 @@
 //! Text to `Config`: every problem at once, or a configuration that nobody has to check again.
 
+use alloc::string::ToString;
+
 use super::Config;
 use super::build::Builder;
 use super::check::{At, check};

@@ -3,9 +3,12 @@
 //! A problem is one line: the path, what is wrong, what was found, what would be right. All of a
 //! configuration's problems are told at once. What stands in backends' headers is never repeated.
 
-use std::cmp::Ordering;
-use std::fmt;
-use std::time::Duration;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::cmp::Ordering;
+use core::fmt;
+use core::time::Duration;
 
 use super::units::duration_text;
 
@@ -299,7 +302,7 @@ impl Problems {
     }
 
     /// One after another.
-    pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
+    pub fn iter(&self) -> core::slice::Iter<'_, Problem> {
         self.problems.iter()
     }
 
@@ -310,7 +313,7 @@ impl Problems {
         let first = format!("configuration refused: {count} {noun}");
         let more = count.saturating_sub(SHOWN);
         let last = (more > 0).then(|| format!("and {more} more"));
-        std::iter::once(first)
+        core::iter::once(first)
             .chain(self.problems.iter().take(SHOWN).map(Problem::to_string))
             .chain(last)
     }

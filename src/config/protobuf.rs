@@ -4,6 +4,9 @@
 //! of an unknown wire type, not UTF-8, not a finite number or nested too deeply is an error, and
 //! fields it does not know are skipped.
 
+use alloc::string::String;
+use alloc::vec::Vec;
+
 use super::value::{Number, Value};
 
 /// Bytes that are not the message they should be.

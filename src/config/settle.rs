@@ -1,7 +1,11 @@
 //! How what requests really used is told after the fact, and which backends can be told.
 
-use std::rc::Rc;
-use std::time::Duration;
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
 
 use super::build::{Builder, texts};
 use super::keys::{policy, settle, usage};

@@ -1,7 +1,10 @@
 //! Text to typed values: durations, status patterns, names, times. Each says only whether it is
 //! one; bounds come from the key.
 
-use std::time::Duration;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
 
 use super::StatusPattern;
 use crate::text;

@@ -3,8 +3,11 @@
 //! An operator who wrote a policy twice must hear of it, so both of two equal keys are kept.
 //! Numbers are kept without floating point, so that bounds are exact.
 
-use std::fmt;
-use std::time::Duration;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use core::time::Duration;
 
 use super::json::{self, JsonError};
 
@@ -161,7 +164,7 @@ impl Number {
         let (mut whole, mut nanos, mut places, mut up) = (0_u64, 0_u32, 0_u32, false);
         // Zeros before the first digit, for a point that is further to the left.
         let zeros = usize::try_from(point.saturating_neg()).unwrap_or(0);
-        let zeros = std::iter::repeat_n(&b'0', zeros.min(DIGITS_BEHIND.saturating_add(1)));
+        let zeros = core::iter::repeat_n(&b'0', zeros.min(DIGITS_BEHIND.saturating_add(1)));
         let mut before = usize::try_from(point).unwrap_or(0);
         for digit in zeros.chain(digits()) {
             let digit = digit.saturating_sub(b'0');

@@ -102,7 +102,7 @@ impl Gate {
             match &reply {
                 // Where several share the check, it has charged for one.
                 Ok(reply) => {
-                    let charged = std::mem::take(&mut unclaimed);
+                    let charged = core::mem::take(&mut unclaimed);
                     self.release_shared(turn.now, stream, waiter, decision_of(reply), charged);
                 }
                 Err(cause) => self.release_failed(turn, stream, waiter, *cause),

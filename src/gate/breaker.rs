@@ -44,9 +44,9 @@
 
 mod record;
 
-use std::collections::VecDeque;
-use std::fmt::{Display, Formatter};
-use std::time::Duration;
+use alloc::collections::VecDeque;
+use core::fmt::{Display, Formatter};
+use core::time::Duration;
 
 use crate::config::BreakerSettings;
 use crate::gate::slots::{Slot, Slots, TRIES};
@@ -175,7 +175,7 @@ pub enum Why {
 }
 
 impl Display for Why {
-    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+    fn fmt(&self, f: &mut Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::Consecutive(failures) => write!(f, "{failures} failures in a row"),
             Self::OpenTimeOver => f.write_str("the open time is over"),

@@ -34,8 +34,8 @@
 //! (and counted as the one that left). An entry that would take more than a sixteenth of the bytes
 //! is not held at all.
 
-use std::collections::VecDeque;
-use std::time::Duration;
+use alloc::collections::VecDeque;
+use core::time::Duration;
 
 use super::table::{Place, Table};
 use crate::config::CacheTtls;
@@ -201,7 +201,7 @@ impl Cache {
 
     /// How many answers had to leave before they were over, since this was last asked.
     pub const fn take_evictions(&mut self) -> u64 {
-        std::mem::replace(&mut self.evictions, 0)
+        core::mem::replace(&mut self.evictions, 0)
     }
 
     fn answer(

@@ -1,6 +1,8 @@
 //! Asking the backend: who joins whose call, who may call at all, and until when.
 
-use std::time::Duration;
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::time::Duration;
 
 use super::pending::{Call, Labels, Purpose, Waiter};
 use super::reply::head_start;

@@ -3,6 +3,9 @@
 //! The hashes are keyed and hard to guess, so their low bits are as good as random and nobody can
 //! make them collide on purpose. A removal moves the cells behind it up, so there are no graves.
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 /// Numbers of places by hash.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Index {
@@ -110,7 +113,7 @@ impl Index {
 
     fn grow(&mut self) {
         let size = self.cells.len().saturating_mul(2).max(SMALLEST);
-        let old = std::mem::replace(&mut self.cells, vec![NOTHING; size]);
+        let old = core::mem::replace(&mut self.cells, vec![NOTHING; size]);
         for cell in old.into_iter().filter(|cell| cell.place != EMPTY) {
             self.set(cell);
         }
@@ -147,8 +150,8 @@ const SMALLEST: usize = 16;
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-    use std::collections::btree_map::Entry;
+    use alloc::collections::BTreeMap;
+    use alloc::collections::btree_map::Entry;
 
     use super::*;
 

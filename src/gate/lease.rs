@@ -70,7 +70,7 @@
 //! requests are plain checks. A place that holds units is never taken. Keys that were not seen for
 //! four horizons are dropped by the tick, a few places at a time.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use super::table::{Place, Table};
 use crate::config::LeaseTerms;
@@ -307,12 +307,12 @@ impl Leases {
 
     /// What happened since this was last asked.
     pub const fn take_counts(&mut self) -> LeaseCounts {
-        std::mem::replace(&mut self.counts, NOTHING)
+        core::mem::replace(&mut self.counts, NOTHING)
     }
 
     /// How many keys had to make room for others, since this was last asked.
     pub const fn take_evictions(&mut self) -> u64 {
-        std::mem::replace(&mut self.evictions, 0)
+        core::mem::replace(&mut self.evictions, 0)
     }
 
     /// Units held for a key.
@@ -376,7 +376,7 @@ impl Leases {
             let Some(next) = self.table.after(self.hand) else {
                 return false;
             };
-            let place = std::mem::replace(&mut self.hand, next);
+            let place = core::mem::replace(&mut self.hand, next);
             let Some(lease) = self.table.get_mut(place) else {
                 continue;
             };
@@ -643,7 +643,7 @@ impl Lease {
 
     /// Ends the call under way; its waiters are to be served next.
     fn end_call(&mut self, now: Instant) -> Asking {
-        self.recalled = std::mem::take(&mut self.waiting);
+        self.recalled = core::mem::take(&mut self.waiting);
         let asking = self.asking.take().unwrap_or(Asking {
             units: u64::MAX,
             since: now,
@@ -687,7 +687,7 @@ impl Lease {
     /// a window that is told later holds for both.
     const fn close_up(&mut self) {
         if self.first.units == 0 {
-            std::mem::swap(&mut self.first, &mut self.later);
+            core::mem::swap(&mut self.first, &mut self.later);
         }
     }
 

@@ -21,7 +21,8 @@
 //! `full_at` that lies further ahead than its limit's whole burst can't be true and is brought
 //! back to just that: the key waits for at most the time in which its burst grows back.
 
-use std::time::Duration;
+use alloc::vec::Vec;
+use core::time::Duration;
 
 use crate::config::LocalLimit;
 use crate::gate::slots::{Contended, Reader, Slots};
@@ -117,13 +118,13 @@ impl LocalLimits {
     /// How often a key found every place of its slot taken by others, since this was last asked: it
     /// has taken one over, or was refused for the debt of whoever holds it.
     pub const fn take_evictions(&mut self) -> u64 {
-        std::mem::replace(&mut self.evictions, 0)
+        core::mem::replace(&mut self.evictions, 0)
     }
 
     /// Requests that were over the limit only because their units could not be booked, since this
     /// was last asked.
     pub const fn take_contended(&mut self) -> u64 {
-        std::mem::replace(&mut self.contended, 0)
+        core::mem::replace(&mut self.contended, 0)
     }
 }
 

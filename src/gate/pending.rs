@@ -10,8 +10,11 @@
 //! A stream that closes while it waits stays in the table: its check has used quota, and its
 //! decision is counted when the call ends, though nobody is there to hear it.
 
-use std::rc::Rc;
-use std::time::Duration;
+use alloc::boxed::Box;
+use alloc::rc::Rc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::time::Duration;
 
 use super::breaker::Permit;
 use super::{Ask, CallId, StreamId, TICK};

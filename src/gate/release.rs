@@ -1,7 +1,9 @@
 //! How a stream leaves: the failure mode's say, shadow, the access log's text, what is counted.
 
-use std::rc::Rc;
-use std::time::Duration;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::time::Duration;
 
 use super::pending::Waiter;
 use super::{Ask, Effect, Gate, Release, StreamId, Turn};

@@ -4,7 +4,7 @@
 //! One thing tells them apart: whatever really comes from a backend carries
 //! `x-envoy-upstream-service-time`, which Envoy sets itself and overwrites.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use crate::decision::CheckError;
 use crate::time::Instant;

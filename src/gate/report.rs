@@ -3,8 +3,12 @@
 //!
 //! Lines hold names from the configuration and codes, never a key, a header or a token.
 
-use std::collections::VecDeque;
-use std::time::Duration;
+use alloc::collections::VecDeque;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::time::Duration;
 
 use super::{Effect, Level};
 use crate::config::{Config, Policy};
@@ -34,7 +38,7 @@ impl Told {
             return None;
         }
         self.last = Some(now);
-        Some(std::mem::take(&mut self.held_back))
+        Some(core::mem::take(&mut self.held_back))
     }
 }
 
@@ -114,7 +118,7 @@ impl Report {
         for (told, backend) in self.backends.iter_mut().zip(&config.backends) {
             let due = told.last.is_some_and(|last| now.since(last) >= LINE_EVERY);
             if told.held_back > 0 && due {
-                let more = std::mem::take(&mut told.held_back);
+                let more = core::mem::take(&mut told.held_back);
                 told.last = Some(now);
                 let line = format!("backend {}: {more} more checks failed", backend.name);
                 effects.push_back(Effect::Log(Level::Warn, line));

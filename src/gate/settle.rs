@@ -19,7 +19,10 @@ mod tally;
 mod telling;
 mod usage;
 
-use std::rc::Rc;
+use alloc::boxed::Box;
+use alloc::rc::Rc;
+use alloc::vec;
+use alloc::vec::Vec;
 
 use super::pending::Waiter;
 use super::{Ask, CallId, Gate, StreamId};
@@ -27,7 +30,7 @@ use crate::config::Policy;
 use crate::config::settle::SettleMode;
 use crate::decision::{AllowReason, Decision, DenyReason, Outcome};
 use crate::descriptor::Key;
-use crate::response::{PlainResponse, Response};
+use crate::response::{NoResponse, Response};
 use crate::sorted::SortedMap;
 use crate::time::{Instant, Wall};
 
@@ -134,7 +137,7 @@ impl Gate {
         if waiter.ask.policy.settle.is_some()
             && let Some(open) = opened(waiter.ask, decision, charged)
         {
-            self.settle(now, open, &PlainResponse::default());
+            self.settle(now, open, &NoResponse);
         }
     }
 
@@ -175,7 +178,7 @@ impl Gate {
     /// A stream that is over without having been told so: nobody will say what it used.
     pub(super) fn settle_closed(&mut self, stream: StreamId) {
         if let Some(open) = self.settlements.open.remove(&stream.0) {
-            self.settle(self.clock.last(), *open, &PlainResponse::default());
+            self.settle(self.clock.last(), *open, &NoResponse);
         }
     }
 

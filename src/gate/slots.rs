@@ -8,6 +8,10 @@
 //! accepts any version for a name that is not there, and version 0 for one that is), so the first
 //! write of a slot expects a version that the host never gives: it succeeds only for the first.
 
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
 use crate::shared::{Shared, Version};
 
 /// A fixed set of slots under one name.

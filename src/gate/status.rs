@@ -1,6 +1,9 @@
 //! The status page: the gate's own health, as part of the operator's health checks.
 
-use std::borrow::Cow;
+use alloc::borrow::Cow;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec;
 
 use super::breaker::State;
 use super::{Breaker, Gate};

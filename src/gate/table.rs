@@ -5,6 +5,9 @@
 //! bytes cost nothing extra. The key is held once. Of two keys with the same 64-bit hash only the
 //! first is held: the other is simply not in the table, which every user of a table survives.
 
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
 use super::index::Index;
 use crate::descriptor::hash64;
 

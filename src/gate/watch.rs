@@ -1,6 +1,8 @@
 //! What happens without a request: breakers move, an emergency begins and ends, tables are counted.
 
-use std::time::Duration;
+use alloc::format;
+use alloc::string::String;
+use core::time::Duration;
 
 use super::breaker::State;
 use super::{Effect, Gate, Level, Turn};

@@ -10,7 +10,8 @@
 
 #![allow(unsafe_code)]
 
-use std::ptr;
+use alloc::vec::Vec;
+use core::ptr;
 
 use super::vm;
 
@@ -97,6 +98,13 @@ impl Level {
         }
     }
 }
+
+/// What a module of one thread has as a `static`.
+#[derive(Debug)]
+pub(super) struct Alone<T>(pub(super) T);
+
+// SAFETY: a module is never entered by two threads: each worker has a copy of its own.
+unsafe impl<T> Sync for Alone<T> {}
 
 const OK: u32 = 0;
 
@@ -404,7 +412,7 @@ const fn action(go_on: bool) -> u32 {
 extern "C" fn proxy_on_memory_allocate(size: usize) -> *mut u8 {
     let mut block = Vec::<u8>::with_capacity(size);
     let start = block.as_mut_ptr();
-    std::mem::forget(block);
+    core::mem::forget(block);
     start
 }
 

@@ -1,6 +1,7 @@
 //! The gate's view of the host: the request of the effective stream, and the shared data.
 
-use std::cell::OnceCell;
+use alloc::vec::Vec;
+use core::cell::OnceCell;
 
 use super::abi::{self, Map};
 use crate::pairs::{self, Found};

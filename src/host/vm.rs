@@ -7,10 +7,13 @@
 //! The end of a root is not heard: the callbacks that would tell of it cost every stream a call.
 //! Its timer ends with it, so a root that is silent while another one ticks is over.
 
-use std::cell::RefCell;
-use std::mem::ManuallyDrop;
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+use core::mem::ManuallyDrop;
 
-use super::abi::{self, Buffer, Level, Map, MetricKind};
+use super::abi::{self, Alone, Buffer, Level, Map, MetricKind};
 use super::view::{HostRequest, HostResponse, HostShared};
 use crate::config::parse;
 use crate::decision::Outcome;
@@ -24,16 +27,14 @@ use crate::text;
 use crate::time::{Wall, millis};
 use crate::wire::{BODY_BYTES_MAX, RawReply};
 
-thread_local! {
-    /// Never dropped: the host does not tell of its end, and what were to be dropped would have to
-    /// be noted at each look.
-    static VM: RefCell<ManuallyDrop<Vm>> =
-        const { RefCell::new(ManuallyDrop::new(Vm::new())) };
-    /// What the host calls each metric by. It gives a number to every definition, also of a name
-    /// that it knows, and keeps them all: each configuration goes by the same ones.
-    static DEFINED: RefCell<ManuallyDrop<SortedMap<String, u32>>> =
-        const { RefCell::new(ManuallyDrop::new(SortedMap::new())) };
-}
+/// Never dropped: the host does not tell of its end, and what were to be dropped would have to be
+/// noted at each look.
+static VM: Alone<RefCell<ManuallyDrop<Vm>>> = Alone(RefCell::new(ManuallyDrop::new(Vm::new())));
+
+/// What the host calls each metric by. It gives a number to every definition, also of a name that
+/// it knows, and keeps them all: each configuration goes by the same ones.
+static DEFINED: Alone<RefCell<ManuallyDrop<SortedMap<String, u32>>>> =
+    Alone(RefCell::new(ManuallyDrop::new(SortedMap::new())));
 
 /// Everything that this VM holds.
 struct Vm {
@@ -432,17 +433,15 @@ impl Root {
 
 /// What the host calls a metric by, defined when it is first asked for.
 fn metric_id(kind: Kind, name: String) -> Option<u32> {
-    DEFINED.with(|defined| {
-        let mut defined = defined.try_borrow_mut().ok()?;
-        if let Some(id) = defined.get(&name) {
-            return Some(*id);
-        }
-        let id = abi::define_metric(kind_of(kind), &name)?;
-        if defined.len() < DEFINED_MAX {
-            defined.insert(name, id);
-        }
-        Some(id)
-    })
+    let mut defined = DEFINED.0.try_borrow_mut().ok()?;
+    if let Some(id) = defined.get(&name) {
+        return Some(*id);
+    }
+    let id = abi::define_metric(kind_of(kind), &name)?;
+    if defined.len() < DEFINED_MAX {
+        defined.insert(name, id);
+    }
+    Some(id)
 }
 
 /// Lets a stream leave from the callback of another context.
@@ -507,7 +506,7 @@ fn refuse() -> bool {
 /// Runs a callback on the VM's state. The host does not call back within a callback, but if it
 /// did, nothing would happen rather than a panic.
 fn with<T>(run: impl FnOnce(&mut Vm) -> T) -> Option<T> {
-    VM.with(|vm| vm.try_borrow_mut().ok().map(|mut vm| run(&mut vm)))
+    VM.0.try_borrow_mut().ok().map(|mut vm| run(&mut vm))
 }
 
 fn wall() -> Wall {

@@ -1,7 +1,8 @@
 //! Values out of JSON and of headers, whatever shape they were sent in: numbers, numbers in
 //! quotes, `"55s"`, dates; counts, spans and truth.
 
-use std::time::Duration;
+use alloc::vec::Vec;
+use core::time::Duration;
 
 use crate::config::value::Value;
 
@@ -122,7 +123,7 @@ fn decimal(number: &[u8]) -> Option<Duration> {
         None => 0,
         Some(fraction) => {
             text::parse_decimal(fraction)?;
-            let padded = fraction.iter().chain(std::iter::repeat(&b'0')).take(9);
+            let padded = fraction.iter().chain(core::iter::repeat(&b'0')).take(9);
             text::parse_decimal(&padded.copied().collect::<Vec<u8>>())?
         }
     };

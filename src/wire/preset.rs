@@ -3,7 +3,7 @@
 //! What each backend does was read in its source or seen from its server; its contract test in
 //! `wire::tests` has every answer that it gives.
 
-use std::borrow::Cow;
+use alloc::borrow::Cow;
 
 use crate::config::{Backend, Preset, StatusPattern};
 use crate::language::{

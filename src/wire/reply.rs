@@ -4,8 +4,8 @@
 //! a language with body rules looks into a body whose status says yes, because many backends say no
 //! with 200. What is told of the limit is read last, and nothing there can make a reply bad.
 
-use std::cmp::Ordering;
-use std::time::Duration;
+use core::cmp::Ordering;
+use core::time::Duration;
 
 use crate::config::value::Value;
 use crate::config::{StatusPattern, Statuses};

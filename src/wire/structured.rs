@@ -1,7 +1,8 @@
 //! The `RateLimit` and `RateLimit-Policy` fields of draft-ietf-httpapi-ratelimit-headers-10: lists
 //! of named items with parameters. A field that is malformed is ignored whole, as the draft says.
 
-use std::time::Duration;
+use alloc::vec::Vec;
+use core::time::Duration;
 
 use crate::decision::Limits;
 use crate::text;

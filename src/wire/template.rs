@@ -3,6 +3,8 @@
 //! What goes into a slot is encoded for where the slot stands, so a value can't leave its place:
 //! percent-encoded in a path and in a header, as JSON text in a body.
 
+use alloc::vec::Vec;
+
 use crate::config::QuotaTerms;
 use crate::denial::REQUEST_ID_BYTES_MAX;
 use crate::fields;

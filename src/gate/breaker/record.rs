@@ -2,7 +2,8 @@
 
 mod layout;
 
-use std::time::Duration;
+use alloc::vec::Vec;
+use core::time::Duration;
 
 use super::{CallOutcome, Permit, Refused, SKEW, State, Why};
 use crate::config::BreakerSettings;

@@ -3,8 +3,10 @@
 //! When the ledger is full, what is in it goes out early; while that is not possible (the backend
 //! is away), the batch with the fewest units is dropped, the new one included, and counted.
 
-use std::rc::Rc;
-use std::time::Duration;
+use alloc::boxed::Box;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::time::Duration;
 
 use super::signed;
 use crate::config::Policy;
@@ -322,7 +324,7 @@ mod tests {
         let due = Instant(0).after(Duration::from_millis(100));
         let mut take_one = || {
             let mut room = 1;
-            let taken = ledger.take_due(due, |_| std::mem::take(&mut room) == 1);
+            let taken = ledger.take_due(due, |_| core::mem::take(&mut room) == 1);
             taken.into_iter().map(|batch| batch.key).collect::<Vec<_>>()
         };
         assert_eq!(take_one(), [batch("b", 1).key]);

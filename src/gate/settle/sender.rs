@@ -11,7 +11,7 @@
 //! The breaker is respected, but reports neither open nor close it: a report's path that is wrong
 //! must not cut off the checks.
 
-use std::time::Duration;
+use core::time::Duration;
 
 use crate::descriptor::hash64;
 use crate::time::{Instant, nanos};

@@ -23,7 +23,7 @@ pub(super) struct Tally {
 impl Tally {
     /// Takes the sums out; `None` where there are none.
     pub(super) fn take(&mut self) -> Option<Self> {
-        let taken = std::mem::take(self);
+        let taken = core::mem::take(self);
         (taken != Self::default()).then_some(taken)
     }
 

@@ -1,6 +1,11 @@
 //! Telling the backends: what goes out when, what its end means, what is given up.
 
-use std::time::Duration;
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::time::Duration;
 
 use super::super::reply::{CallEnd, classify, head_start, is_late};
 use super::super::{CallId, Effect, Gate, Level, Outgoing, TICK, Turn};
@@ -127,7 +132,7 @@ impl Gate {
         for batch in self.settlements.ledger.take_all() {
             self.drop_batch(&batch, "ended");
         }
-        for report in std::mem::take(&mut self.settlements.again) {
+        for report in core::mem::take(&mut self.settlements.again) {
             self.drop_batch(&report.batch, "ended");
         }
         self.count_settlements();
@@ -219,7 +224,7 @@ impl Gate {
 
     /// Sends once more what was told in vain.
     fn tell_again(&mut self, turn: &mut Turn<'_>) {
-        for mut report in std::mem::take(&mut self.settlements.again) {
+        for mut report in core::mem::take(&mut self.settlements.again) {
             let backend = report.backend();
             if self.room(turn, backend) == 0 {
                 self.settlements.again.push(report);
@@ -326,7 +331,7 @@ impl Gate {
             };
             self.drop_batch(&batch, why);
         }
-        for report in std::mem::take(&mut self.settlements.again) {
+        for report in core::mem::take(&mut self.settlements.again) {
             if report.batch.is_too_old(now) {
                 self.drop_batch(&report.batch, "too_old");
             } else {

@@ -105,7 +105,7 @@ mod tests {
     use super::*;
     use crate::config::settle::{SettleMode, Usage};
     use crate::response::PlainResponse;
-    use std::time::Duration;
+    use core::time::Duration;
 
     fn settle(usage: Vec<(UsagePlace, i64)>) -> Settle {
         let usage = usage.into_iter();

@@ -1,6 +1,7 @@
 //! How a record lies in its slot: identity, touched, generation, opens, why, phase.
 
-use std::time::Duration;
+use alloc::vec::Vec;
+use core::time::Duration;
 
 use super::{BUCKETS, Bucket, Counts, Phase, Record, Terms, Trial, Trials, distance};
 use crate::gate::breaker::Why;
