@@ -1,6 +1,7 @@
 //! A steady load of mixed requests on a real Envoy with two workers, while its quota backends go
-//! through every fault, endpoints come and go and configurations are pushed; afterwards every
-//! answer is explained and every counter added up. `cargo xtask chaos` runs it.
+//! through every fault, endpoints come and go and configurations are pushed; in the end it is
+//! drained. Afterwards every answer is explained and every counter added up. `cargo xtask chaos`
+//! runs it.
 //!
 //! - `traffic`: the requests; `plan`: what goes wrong, and when; `plugin`: the configurations;
 //!   `terms`: what is settled, and how; all of it follows from the seed
@@ -135,6 +136,8 @@ fn run() -> Result<bool> {
     })?;
     report.took = start.elapsed();
     load.stop_probes();
+    // As before a shutdown: no more connections. What is left to tell is told all the same.
+    rig.envoy().admin_post("/drain_listeners");
     report.findings.extend(laws::settle(rig));
     collect_rest(&stage, &load, &mut ledger, &mut delays)?;
     // What the last streams have used may have been gathered only since.

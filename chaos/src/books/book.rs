@@ -206,11 +206,11 @@ impl fmt::Display for Book {
         }
         write!(
             f,
-            ", {} told, {} taken back, {} dropped: {} off{}; the backend has charged {charged}, \
+            ", {} told, {} taken back, {}: {} off{}; the backend has charged {charged}, \
              {yes} reports had a yes, {} came again",
             gate.reported,
             gate.taken_back,
-            gate.dropped.sum(),
+            gate.dropped,
             self.off(),
             match leeway.start() == leeway.end() {
                 true => String::new(),

@@ -1,6 +1,7 @@
 //! What the gate's counters say of an account, and of all leases together.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use envoy_harness::Sample;
 use quota_gate::decision::AllowReason;
@@ -151,6 +152,28 @@ impl Dropped {
     /// Those of which nobody knows what the backend has made of them.
     pub(crate) const fn lost(&self) -> u64 {
         self.ended + self.full + self.too_old + self.unknown
+    }
+}
+
+impl fmt::Display for Dropped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} dropped", self.sum())?;
+        let causes = [
+            (self.ended, "ended"),
+            (self.full, "full"),
+            (self.not_taken_back, "not_taken_back"),
+            (self.refused, "refused"),
+            (self.too_old, "too_old"),
+            (self.unknown, "unknown"),
+        ];
+        let causes = causes.iter().filter(|(units, _)| *units > 0);
+        let causes: Vec<String> = causes
+            .map(|(units, why)| format!("{units} {why}"))
+            .collect();
+        match causes.as_slice() {
+            [] => Ok(()),
+            causes => write!(f, " ({})", causes.join(", ")),
+        }
     }
 }
 
