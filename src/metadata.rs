@@ -6,12 +6,12 @@
 
 use alloc::borrow::ToOwned;
 use alloc::rc::Rc;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use core::fmt;
 
 use crate::config::check::is_valid;
 use crate::config::keys::{Key, policy};
-use crate::config::problem::Shown;
+use crate::config::problem::shown;
 use crate::config::protobuf::filter_metadata;
 use crate::config::value::Value;
 use crate::config::{
@@ -56,16 +56,25 @@ pub enum MetadataProblem {
 
 impl fmt::Display for MetadataProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::AboveBudget => f.write_str("timeout: above the host budget"),
-            Self::BadValue(key) => write!(f, "{key}: not a valid value"),
-            Self::NeedsLocalLimit => f.write_str("failure_mode: the policy has no local_limit"),
-            Self::NoPolicy => f.write_str("policy: off has nothing to change"),
-            Self::UnknownKey(name) => write!(f, "`{}`: unknown key", Shown(name)),
-            Self::UnknownPolicy(name) => write!(f, "policy: no policy is named `{}`", Shown(name)),
-            Self::Unreadable => f.write_str("not readable"),
-            Self::WrongType(key) => write!(f, "{key}: wrong type, expected a text"),
-        }
+        f.write_str(&self.text())
+    }
+}
+
+impl MetadataProblem {
+    /// What is wrong, for the log.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let (before, name, behind) = match self {
+            Self::AboveBudget => ("timeout: above the host budget", "", ""),
+            Self::BadValue(key) => ("", *key, ": not a valid value"),
+            Self::NeedsLocalLimit => ("failure_mode: the policy has no local_limit", "", ""),
+            Self::NoPolicy => ("policy: off has nothing to change", "", ""),
+            Self::UnknownKey(name) => ("`", name.as_str(), "`: unknown key"),
+            Self::UnknownPolicy(name) => ("policy: no policy is named `", name.as_str(), "`"),
+            Self::Unreadable => ("not readable", "", ""),
+            Self::WrongType(key) => ("", *key, ": wrong type, expected a text"),
+        };
+        [before, &shown(name), behind].concat()
     }
 }
 
@@ -79,7 +88,7 @@ pub fn read(bytes: &[u8]) -> Result<Option<RouteMetadata>, MetadataProblem> {
     let mut metadata = RouteMetadata::default();
     for (name, value) in value.fields() {
         let Some(key) = KEYS.into_iter().find(|key| key == name) else {
-            return Err(MetadataProblem::UnknownKey(Shown(name).to_string()));
+            return Err(MetadataProblem::UnknownKey(shown(name)));
         };
         read_key(key, value, &mut metadata)?;
     }
@@ -104,7 +113,7 @@ pub fn choose(
                 .policies
                 .binary_search_by(|policy| policy.name.as_ref().cmp(name));
             let policy = found.ok().and_then(|index| config.policies.get(index));
-            let unknown = || MetadataProblem::UnknownPolicy(Shown(name).to_string());
+            let unknown = || MetadataProblem::UnknownPolicy(shown(name));
             Choice::Policy(Rc::clone(policy.ok_or_else(unknown)?))
         }
     };

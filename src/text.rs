@@ -2,8 +2,9 @@
 //!
 //! Everything that came from outside and goes out again passes through here: percent-encoded where
 //! the receiver decodes it, sanitised where somebody only reads it. Nothing here can fail, and
-//! `core::fmt` is kept out of the way of every request.
+//! `core::fmt`, which would be a fiftieth of the module, is no part of it.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 
 /// `value` as something that may be echoed in a header, a log or a message: printable ASCII.
@@ -81,6 +82,59 @@ pub fn push_decimal(out: &mut Vec<u8>, number: u64) {
     }
 }
 
+/// `template` with the values in place of each `{}`, in order.
+#[must_use]
+pub fn fill(template: &str, values: &[&str]) -> String {
+    let mut text = String::with_capacity(96);
+    let mut values = values.iter();
+    for (number, piece) in template.split('{').enumerate() {
+        let behind = piece.strip_prefix('}').filter(|_| number > 0);
+        match (number, behind) {
+            (0, _) => {}
+            (_, Some(_)) => text.push_str(values.next().unwrap_or(&"")),
+            (_, None) => text.push('{'),
+        }
+        text.push_str(behind.unwrap_or(piece));
+    }
+    text
+}
+
+/// `number` in decimal.
+#[must_use]
+pub fn decimal(number: u64) -> String {
+    decimal_of(number, 1)
+}
+
+/// `number` in decimal, with zeros in front of it up to so many digits.
+#[must_use]
+pub fn decimal_of(number: u64, digits: usize) -> String {
+    in_base(number, 10, digits)
+}
+
+/// `number` in hexadecimal, with zeros in front of it up to so many digits.
+#[must_use]
+pub fn hex_of(number: u64, digits: usize) -> String {
+    in_base(number, 16, digits)
+}
+
+fn in_base(number: u64, base: u64, digits: usize) -> String {
+    let mut text = Vec::with_capacity(20);
+    let mut rest = number;
+    while rest != 0 || text.len() < digits {
+        let [digit, ..] = rest.checked_rem(base).unwrap_or(0).to_le_bytes();
+        text.push(hex(digit).to_ascii_lowercase());
+        rest = rest.checked_div(base).unwrap_or(0);
+    }
+    text.reverse();
+    String::from_utf8(text).unwrap_or_default()
+}
+
+/// A count of things in memory, as the numbers here are.
+#[must_use]
+pub fn count(things: usize) -> u64 {
+    u64::try_from(things).unwrap_or(u64::MAX)
+}
+
 /// A number of decimal digits and nothing else; more than fits counts as `u64::MAX`.
 #[must_use]
 pub fn parse_decimal(text: &[u8]) -> Option<u64> {
@@ -146,6 +200,25 @@ const fn hex(nibble: u8) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fills_in_values_in_their_order() {
+        assert_eq!(fill("{} of {}", &["1", "{}"]), "1 of {}");
+        assert_eq!(fill("{\"a\":{}}", &["1"]), "{\"a\":1}");
+        assert_eq!(fill("}{{}", &["1"]), "}{1");
+        assert_eq!(fill("{}{}.", &["1"]), "1.");
+        assert_eq!(fill("", &["1"]), "");
+    }
+
+    #[test]
+    fn writes_numbers_in_decimal_and_hexadecimal() {
+        assert_eq!(decimal(0), "0");
+        assert_eq!(decimal(u64::MAX), "18446744073709551615");
+        assert_eq!(decimal_of(7, 3), "007");
+        assert_eq!(decimal_of(1_234, 3), "1234");
+        assert_eq!(hex_of(0xab_cdef, 8), "00abcdef");
+        assert_eq!(hex_of(0, 1), "0");
+    }
 
     #[test]
     fn an_echoed_value_can_not_start_a_new_header() {

@@ -4,9 +4,10 @@
 //! caches need one that only goes forward; the end of an emergency and epoch times in replies need
 //! the wall itself. Both are kept here and never mixed: they are different types.
 
-use alloc::format;
 use alloc::string::String;
 use core::time::Duration;
+
+use crate::text::{self, decimal_of};
 
 /// A reading of the system's clock, in nanoseconds since the Unix epoch. It may jump both ways.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
@@ -115,7 +116,18 @@ pub fn rfc3339(wall: Wall) -> String {
     let (days, second) = (seconds / SECS_PER_DAY, seconds % SECS_PER_DAY);
     let (year, month, day) = civil(days);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    let two = |number| decimal_of(number, 2);
+    text::fill(
+        "{}-{}-{}T{}:{}:{}Z",
+        &[
+            &*decimal_of(year, 4),
+            &two(month),
+            &two(day),
+            &two(hour),
+            &two(minute),
+            &two(second),
+        ],
+    )
 }
 
 /// Year, month and day of a day counted from the Unix epoch (Howard Hinnant, "chrono-compatible

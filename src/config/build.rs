@@ -2,9 +2,8 @@
 //! span several keys are held.
 
 use alloc::borrow::ToOwned;
-use alloc::format;
 use alloc::rc::Rc;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -24,6 +23,7 @@ use super::{
 };
 use crate::language::Language;
 use crate::sorted::sort_by;
+use crate::text::{self, decimal};
 
 /// Builds a configuration and collects its problems.
 pub(super) struct Builder {
@@ -112,8 +112,8 @@ impl Builder {
     #[inline(never)]
     pub(super) fn above(&mut self, at: &At<'_>, got: u64, max: u64) {
         let kind = ProblemKind::OutOfRange {
-            got: got.to_string(),
-            max: max.to_string(),
+            got: decimal(got),
+            max: decimal(max),
             min: "0".to_owned(),
         };
         self.problems.add(at.path(), kind);
@@ -170,7 +170,7 @@ impl Builder {
         }
         for key in [&backend::CUSTOM, &backend::PATH] {
             if !node.has(key) {
-                let expected = format!("{}, for `preset: custom`", key.kind.expected());
+                let expected = [&key.kind.expected(), ", for `preset: custom`"].concat();
                 self.lacks(node, key, &expected);
             }
         }
@@ -196,7 +196,7 @@ impl Builder {
         };
         if settings.open_for > settings.open_for_max {
             let max = units::duration_text(settings.open_for_max);
-            let with = format!("above `open_for_max`, which is {max}");
+            let with = ["above `open_for_max`, which is ", &max].concat();
             self.conflict(&node.at(&breaker::OPEN_FOR), &with);
         }
         settings
@@ -216,7 +216,7 @@ impl Builder {
                     .iter()
                     .find(|(list, earlier)| *list != key.name && overlap(*earlier, pattern));
                 if let Some((list, _)) = other {
-                    let with = format!("`{list}` holds it too, keep one of them");
+                    let with = text::fill("`{}` holds it too, keep one of them", &[list]);
                     self.conflict(&at.item(position), &with);
                 }
                 seen.push((key.name, pattern));
@@ -398,11 +398,17 @@ impl Builder {
         let preset = backend.preset;
         if preset.needs_quota() && policy.quota.is_none() {
             let name = &backend.name;
-            let expected = format!("an object with `units` and `per`: backend `{name}` is told it");
+            let expected = text::fill(
+                "an object with `units` and `per`: backend `{}` is told it",
+                &[name],
+            );
             self.lacks(node, &policy::QUOTA, &expected);
         } else if policy.quota.is_some() && !preset.needs_quota() && preset != Preset::Custom {
             let name = &backend.name;
-            let with = format!("backend `{name}` has quotas of its own and is not told this one");
+            let with = text::fill(
+                "backend `{}` has quotas of its own and is not told this one",
+                &[name],
+            );
             self.conflict(&node.at(&policy::QUOTA), &with);
         }
         // A bucket of one unit is forgotten at once by its server, which then limits nothing.
@@ -487,13 +493,13 @@ impl Builder {
         let given = || sources.iter().filter(|key| node.has(key));
         let Some(first) = given().min_by_key(place) else {
             let sources = one_of(sources.iter().map(|key| key.name));
-            let expected = format!("a source of the value: {sources}");
+            let expected = ["a source of the value: ", &sources].concat();
             self.problems
                 .add(node.at.path(), ProblemKind::Missing { expected });
             return;
         };
         for other in given().filter(|key| key.name != first.name) {
-            let with = format!("`{}` is a source too, keep one of them", first.name);
+            let with = text::fill("`{}` is a source too, keep one of them", &[first.name]);
             self.conflict(&node.at(other), &with);
         }
     }
@@ -533,9 +539,9 @@ impl Builder {
             && policy.failure_mode == FailureMode::FailLocal
             && policy.local_limit.is_none()
         {
-            let with = format!(
+            let with = text::fill(
                 "`fail_local` needs a `local_limit` in the policy `{}`",
-                policy.name
+                &[&policy.name],
             );
             self.conflict(&node.at(&policy::FAILURE_MODE), &with);
         }

@@ -4,8 +4,7 @@
 //! repeated keys. What spans several keys is `parse`'s.
 
 use alloc::borrow::ToOwned;
-use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::form::{Fault, Form};
@@ -14,6 +13,7 @@ use super::problem::{Path, ProblemKind, Problems, Step, all_of, one_of};
 use super::units;
 
 use super::value::{Number, Value};
+use crate::text::{count, decimal};
 
 /// A place in the tree, while walking down: costs nothing until there is a problem.
 #[derive(Clone, Copy)]
@@ -126,7 +126,7 @@ fn check_scalar(value: &Value, kind: &Kind) -> Result<(), ProblemKind> {
         (Kind::Duration(min, max), Value::Text(text)) => check_duration(text, min, max),
         (Kind::Factor, Value::Number(number)) => match number.as_thousandths() {
             0 if number.is_zero() => Err(ProblemKind::Forbidden {
-                got: number.to_string(),
+                got: number.text(),
                 why: "counts nothing, remove it",
             }),
             0 => Err(out_of_range(number, "-1000", "1000")),
@@ -158,7 +158,7 @@ fn check_scalar(value: &Value, kind: &Kind) -> Result<(), ProblemKind> {
 fn check_count(number: Number, min: u64, max: u64) -> Result<(), ProblemKind> {
     match number.as_count() {
         Some(count) if (min..=max).contains(&count) => Ok(()),
-        Some(_) | None => Err(out_of_range(&number, &min.to_string(), &max.to_string())),
+        Some(_) | None => Err(out_of_range(&number, &decimal(min), &decimal(max))),
     }
 }
 
@@ -201,9 +201,9 @@ fn check_text(text: &str, form: Form) -> Result<(), ProblemKind> {
             expected: form.expected().to_owned(),
         },
         Fault::TooLong(max) => ProblemKind::OutOfRange {
-            got: format!("{} bytes", text.len()),
+            got: [&size(text.len()), " bytes"].concat(),
             min: "1".to_owned(),
-            max: max.to_string(),
+            max: size(max),
         },
     })
 }
@@ -217,9 +217,9 @@ fn check_list(
 ) {
     if items.len() < min {
         let kind = ProblemKind::OutOfRange {
-            got: format!("{} items", items.len()),
-            min: min.to_string(),
-            max: max.to_string(),
+            got: [&size(items.len()), " items"].concat(),
+            min: size(min),
+            max: size(max),
         };
         problems.add(at.path(), kind);
     }
@@ -326,6 +326,10 @@ pub(super) fn missing(key: &Key) -> ProblemKind {
     }
 }
 
+fn size(things: usize) -> String {
+    decimal(count(things))
+}
+
 fn malformed(got: &str, expected: String) -> ProblemKind {
     ProblemKind::Malformed {
         got: Some(got.to_owned()),
@@ -335,7 +339,7 @@ fn malformed(got: &str, expected: String) -> ProblemKind {
 
 fn out_of_range(got: &Number, min: &str, max: &str) -> ProblemKind {
     ProblemKind::OutOfRange {
-        got: got.to_string(),
+        got: got.text(),
         min: min.to_owned(),
         max: max.to_owned(),
     }

@@ -5,8 +5,7 @@
 //! value in a slot can't leave its place.
 
 use alloc::borrow::ToOwned;
-use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -35,7 +34,7 @@ enum Part {
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Style {
     /// As an object or a list; nowhere but in JSON, and on its own.
-    Braced(char, char),
+    Braced(&'static str, &'static str),
     /// As a number, without quotes.
     Number,
     /// As a text.
@@ -97,7 +96,7 @@ impl Builder {
         let node = language.table(&custom::REPORT);
         if path.is_none() {
             let kind = backend::REPORT_PATH.kind.expected();
-            let expected = format!("{kind}, for `custom.report`");
+            let expected = [&kind, ", for `custom.report`"].concat();
             let path = backend.at.missing(backend::REPORT_PATH.name).path();
             self.problems.add(path, ProblemKind::Missing { expected });
         }
@@ -171,7 +170,7 @@ impl Builder {
             Value::Bool(true) => push(pieces, "true"),
             Value::Bool(false) => push(pieces, "false"),
             Value::Null => push(pieces, "null"),
-            Value::Number(number) => push(pieces, &number.to_string()),
+            Value::Number(number) => push(pieces, &number.text()),
             Value::Text(text) => self.json_text(pieces, text, at, slots),
             Value::List(items) => {
                 push(pieces, "[");
@@ -204,9 +203,9 @@ impl Builder {
         match parts.as_slice() {
             [Part::Slot(slot, Style::Number)] => return pieces.push(Piece::Slot(slot.clone())),
             [Part::Slot(slot, Style::Braced(open, close))] => {
-                push(pieces, &open.to_string());
+                push(pieces, open);
                 pieces.push(Piece::Slot(slot.clone()));
-                return push(pieces, &close.to_string());
+                return push(pieces, close);
             }
             _ => {}
         }
@@ -246,7 +245,7 @@ impl Builder {
     /// What stands among other text is a text.
     fn check_place(&mut self, style: Style, at: &At<'_>) {
         let got = match style {
-            Style::Braced('{', _) => "descriptor:object",
+            Style::Braced("{", _) => "descriptor:object",
             Style::Braced(..) => "descriptor:list",
             Style::Number | Style::Text => return,
         };
@@ -495,12 +494,12 @@ static OF_BOTH: [(&str, Slot, Style); 11] = [
     (
         "descriptor:object",
         Slot::DescriptorMembers,
-        Style::Braced('{', '}'),
+        Style::Braced("{", "}"),
     ),
     (
         "descriptor:list",
         Slot::DescriptorPairs,
-        Style::Braced('[', ']'),
+        Style::Braced("[", "]"),
     ),
     ("namespace", Slot::Namespace, Style::Text),
     ("policy", Slot::Policy, Style::Text),

@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::value::{Number, Value};
+use crate::text::{self, count, decimal};
 
 /// What is not JSON, and where.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -19,6 +20,13 @@ pub struct JsonError {
 }
 
 impl JsonError {
+    /// What is wrong, and where.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let [line, column] = [self.line, self.column].map(|at| decimal(count(at)));
+        text::fill("{} at line {} column {}", &[self.what, &line, &column])
+    }
+
     /// The line of the fault, from 1.
     #[must_use]
     pub const fn line(&self) -> usize {
@@ -34,8 +42,7 @@ impl JsonError {
 
 impl fmt::Display for JsonError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { what, line, column } = self;
-        write!(f, "{what} at line {line} column {column}")
+        f.write_str(&self.text())
     }
 }
 

@@ -4,11 +4,11 @@
 //! tables. Meanings are left out of the wasm module, which has no use for them.
 
 use alloc::borrow::ToOwned;
-use alloc::format;
 use alloc::string::String;
 
 use super::form::Form;
 use super::problem::one_of;
+use crate::text::{self, decimal};
 
 /// An object of the configuration: the keys that it may have.
 #[derive(Debug)]
@@ -96,11 +96,14 @@ impl Kind {
     pub fn expected(&self) -> String {
         match self {
             Self::Bool => one_of(["true", "false"]),
-            Self::Count(min, max) => format!("a whole number, {min} to {max}"),
-            Self::Duration(min, max) => format!("a duration, `{min}` to `{max}`"),
+            Self::Count(min, max) => {
+                let [min, max] = [*min, *max].map(decimal);
+                text::fill("a whole number, {} to {}", &[&min, &max])
+            }
+            Self::Duration(min, max) => text::fill("a duration, `{}` to `{}`", &[min, max]),
             Self::Factor => "a number, -1000 to 1000 but not 0, to the thousandth".to_owned(),
             Self::Either(simple, object) => {
-                format!("{}, or {}", simple.expected(), object.expected())
+                text::fill("{}, or {}", &[&*simple.expected(), &object.expected()])
             }
             Self::List(..) => "a list".to_owned(),
             Self::Map(..) | Self::Table(_) => "an object".to_owned(),

@@ -1,7 +1,5 @@
 //! Text to `Config`: every problem at once, or a configuration that nobody has to check again.
 
-use alloc::string::ToString;
-
 use super::Config;
 use super::build::Builder;
 use super::check::{At, check};
@@ -34,7 +32,7 @@ pub fn read(bytes: &[u8]) -> Result<Value, Problems> {
     // A Struct's first byte, 0x0a, is also a line break, which JSON may begin with.
     Value::from_json(bytes).or_else(|error| {
         protobuf::decode_struct(bytes).map_err(|_| {
-            let error = error.to_string();
+            let error = error.text();
             Problems::of_the_whole(ProblemKind::Unreadable { error })
         })
     })

@@ -3,14 +3,15 @@
 //! A problem is one line: the path, what is wrong, what was found, what would be right. All of a
 //! configuration's problems are told at once. What stands in backends' headers is never repeated.
 
-use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::borrow::ToOwned;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::cmp::Ordering;
 use core::fmt;
 use core::time::Duration;
 
 use super::units::duration_text;
+use crate::text::{self, count, decimal};
 
 /// A place in a configuration.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -40,6 +41,27 @@ impl Path {
         &self.steps
     }
 
+    /// The place in words: `routes[2].match`.
+    #[must_use]
+    pub fn text(&self) -> String {
+        if self.steps.is_empty() {
+            return "configuration".to_owned();
+        }
+        let mut text = String::new();
+        for (index, step) in self.steps.iter().enumerate() {
+            let (before, name, behind) = match &step.key {
+                None => ("[", decimal(count(step.position)), "]"),
+                Some(key) if !is_plain(key) => ("[\"", shown(key), "\"]"),
+                Some(key) if index == 0 => ("", key.clone(), ""),
+                Some(key) => (".", key.clone(), ""),
+            };
+            for part in [before, &name, behind] {
+                text.push_str(part);
+            }
+        }
+        text
+    }
+
     /// In the order of the text; what holds something comes before what it holds.
     fn document_order(&self, other: &Self) -> Ordering {
         let positions = self.steps.iter().map(|step| step.position);
@@ -49,18 +71,7 @@ impl Path {
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.steps.is_empty() {
-            return f.write_str("configuration");
-        }
-        for (index, step) in self.steps.iter().enumerate() {
-            match &step.key {
-                None => write!(f, "[{}]", step.position)?,
-                Some(key) if !is_plain(key) => write!(f, "[\"{}\"]", Shown(key))?,
-                Some(key) if index == 0 => f.write_str(key)?,
-                Some(key) => write!(f, ".{key}")?,
-            }
-        }
-        Ok(())
+        f.write_str(&self.text())
     }
 }
 
@@ -75,7 +86,15 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.path, self.kind)
+        f.write_str(&self.text())
+    }
+}
+
+impl Problem {
+    /// The problem's line.
+    #[must_use]
+    pub fn text(&self) -> String {
+        text::fill("{}: {}", &[&*self.path.text(), &self.kind.text()])
     }
 }
 
@@ -202,66 +221,88 @@ impl ProblemKind {
     }
 }
 
-impl fmt::Display for ProblemKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.title())?;
+impl ProblemKind {
+    /// What is wrong, what was found, what would be right.
+    #[must_use]
+    pub fn text(&self) -> String {
+        text::fill("{}: {}", &[self.title(), &self.details()])
+    }
+
+    fn details(&self) -> String {
         match self {
-            Self::AboveBudget { got, max, budget } => write!(
-                f,
-                "got {}, allowed at most {}: below the host_budget of {} by a tenth, and 5ms at \
-                 least",
-                duration_text(*got),
-                duration_text(*max),
-                duration_text(*budget)
-            ),
+            Self::AboveBudget { got, max, budget } => {
+                let [got, max, budget] = [got, max, budget].map(|time| duration_text(*time));
+                let most = text::fill("got {}, allowed at most {}", &[&got, &max]);
+                let why = ": below the host_budget of ";
+                text::fill(
+                    "{}{}{} by a tenth, and 5ms at least",
+                    &[&most, why, &budget],
+                )
+            }
             Self::Conflict { with: text }
             | Self::Duplicate { what: text }
-            | Self::Unreadable { error: text } => f.write_str(text),
+            | Self::Unreadable { error: text } => text.clone(),
             Self::Empty => {
-                f.write_str("give a JSON object, with at least `default_policy` and `host_budget`")
+                "give a JSON object, with at least `default_policy` and `host_budget`".to_owned()
             }
-            Self::Forbidden { got, why } => write!(f, "`{}` {why}", Shown(got)),
+            Self::Forbidden { got, why } => text::fill("`{}` {}", &[&shown(got), why]),
             Self::Malformed { got, expected } => match got {
-                None => write!(f, "expected {expected}"),
-                Some(got) => write!(f, "got `{}`, expected {expected}", Shown(got)),
+                None => ["expected ", expected].concat(),
+                Some(got) => text::fill("got `{}`, expected {}", &[&shown(got), expected]),
             },
-            Self::Missing { expected } => write!(f, "required, {expected}"),
+            Self::Missing { expected } => ["required, ", expected].concat(),
             Self::NotFound {
                 what,
                 got,
                 did_you_mean,
                 declared,
             } => {
-                write!(f, "no {what} is named `{}`", Shown(got))?;
-                match did_you_mean {
-                    Some(name) => write!(f, ", did you mean `{}`?", Shown(name)),
-                    None if declared.is_empty() => write!(f, ", and none is declared"),
-                    None => write!(f, ", declared: {declared}"),
-                }
+                let (got, meant) = (shown(got), did_you_mean.as_deref().map(shown));
+                let (before, others, behind) = match &meant {
+                    Some(name) => ("did you mean `", &**name, "`?"),
+                    None if declared.is_empty() => ("and none is declared", "", ""),
+                    None => ("declared: ", &**declared, ""),
+                };
+                text::fill(
+                    "no {} is named `{}`, {}{}{}",
+                    &[what, &got, before, others, behind],
+                )
             }
             Self::NotSupported {
                 got,
                 allowed,
                 did_you_mean,
             } => {
-                write!(f, "got `{}`, allowed {allowed}", Shown(got))?;
-                did_you_mean
-                    .iter()
-                    .try_for_each(|word| write!(f, "; did you mean `{word}`?"))
+                let got = text::fill("got `{}`, allowed {}", &[&shown(got), allowed]);
+                match did_you_mean {
+                    None => got,
+                    Some(word) => text::fill("{}; did you mean `{}`?", &[&got, word]),
+                }
             }
             Self::OutOfRange { got, min, max } => {
-                write!(f, "got {}, allowed {min} to {max}", Shown(got))
+                text::fill("got {}, allowed {} to {}", &[&shown(got), min, max])
             }
-            Self::TooMany { got, max } => write!(f, "got {got}, allowed at most {max}"),
+            Self::TooMany { got, max } => {
+                let [got, max] = [got, max].map(|number| decimal(count(*number)));
+                text::fill("got {}, allowed at most {}", &[&got, &max])
+            }
             Self::UnknownKey {
                 did_you_mean,
                 known,
             } => match did_you_mean {
-                Some(key) => write!(f, "did you mean `{key}`?"),
-                None => write!(f, "known here: {known}"),
+                Some(key) => text::fill("did you mean `{}`?", &[key]),
+                None => ["known here: ", known].concat(),
             },
-            Self::WrongType { got, expected } => write!(f, "got {got}, expected {expected}"),
+            Self::WrongType { got, expected } => {
+                text::fill("got {}, expected {}", &[got, expected])
+            }
         }
+    }
+}
+
+impl fmt::Display for ProblemKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text())
     }
 }
 
@@ -310,11 +351,12 @@ impl Problems {
     pub fn lines(&self) -> impl Iterator<Item = String> {
         let count = self.problems.len().saturating_add(self.dropped);
         let noun = if count == 1 { "problem" } else { "problems" };
-        let first = format!("configuration refused: {count} {noun}");
+        let told = decimal(text::count(count));
+        let first = text::fill("configuration refused: {} {}", &[&told, noun]);
         let more = count.saturating_sub(SHOWN);
-        let last = (more > 0).then(|| format!("and {more} more"));
+        let last = (more > 0).then(|| text::fill("and {} more", &[&decimal(text::count(more))]));
         core::iter::once(first)
-            .chain(self.problems.iter().take(SHOWN).map(Problem::to_string))
+            .chain(self.problems.iter().take(SHOWN).map(Problem::text))
             .chain(last)
     }
 }
@@ -332,23 +374,18 @@ impl fmt::Display for Problems {
 }
 
 /// Text from outside on one line: bounded, and without control characters.
-pub struct Shown<'a>(pub &'a str);
-
-impl fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, character) in self.0.chars().enumerate() {
-            if index == SHOWN_CHARS {
-                return f.write_str("…");
-            }
-            let character = if character.is_control() {
-                '\u{fffd}'
-            } else {
-                character
-            };
-            write!(f, "{character}")?;
+#[must_use]
+pub fn shown(text: &str) -> String {
+    let mut line = String::new();
+    for (index, character) in text.chars().enumerate() {
+        if index == SHOWN_CHARS {
+            line.push('…');
+            break;
         }
-        Ok(())
+        let control = character.is_control();
+        line.push(if control { '\u{fffd}' } else { character });
     }
+    line
 }
 
 /// Words in backticks, with commas and a last `or`.
@@ -373,7 +410,7 @@ fn listed(words: &mut dyn Iterator<Item = &str>, last: &str) -> String {
         }
         text.push('`');
         // A name that was refused for its form can stand among those that are declared.
-        text.push_str(&Shown(word).to_string());
+        text.push_str(&shown(word));
         text.push('`');
     }
     text
@@ -453,11 +490,8 @@ mod tests {
 
     #[test]
     fn shows_text_from_outside_bounded_and_on_one_line() {
-        assert_eq!(Shown("a\r\nb").to_string(), "a\u{fffd}\u{fffd}b");
-        assert_eq!(
-            Shown(&"x".repeat(100)).to_string(),
-            format!("{}…", "x".repeat(64))
-        );
+        assert_eq!(shown("a\r\nb"), "a\u{fffd}\u{fffd}b");
+        assert_eq!(shown(&"x".repeat(100)), format!("{}…", "x".repeat(64)));
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! How what requests really used is told after the fact, and which backends can be told.
 
 use alloc::borrow::ToOwned;
-use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -12,6 +11,7 @@ use super::keys::{policy, settle, usage};
 use super::node::Node;
 use super::problem::ProblemKind;
 use super::{Backend, Cost, Policy, Preset};
+use crate::text;
 
 /// How what requests really used is told.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -159,14 +159,18 @@ impl Builder {
                 "the presets `headers`, `limitador`, `envoy_ratelimit` and `gubernator` can, and \
                  `custom` with a `report`"
             };
-            let with = format!("backend `{name}` can't be told afterwards what was used; {can}");
+            let with = text::fill(
+                "backend `{}` can't be told afterwards what was used; {}",
+                &[name, can],
+            );
             return conflict(node.at(&policy::SETTLE), with);
         }
         if settled.mode == SettleMode::Correct {
             if takes == Takes::Units && policy.lease.is_none() {
-                let with = format!(
-                    "backend `{name}` takes no units back: choose mode `report`, or add a `lease` \
-                     that they go back to"
+                let with = text::fill(
+                    "backend `{}` takes no units back: choose mode `report`, or add a `lease` \
+                     that they go back to",
+                    &[name],
                 );
                 conflict(table.at(&settle::MODE), with);
             }
@@ -178,18 +182,20 @@ impl Builder {
         }
         if backend.preset == Preset::Limitador {
             if backend.path.is_some() {
-                let with = format!(
-                    "backend `{name}` has a `path` of its own; a check that counts nothing goes \
-                     to limitador's `/check`"
+                let with = text::fill(
+                    "backend `{}` has a `path` of its own; a check that counts nothing goes to \
+                     limitador's `/check`",
+                    &[name],
                 );
                 conflict(table.at(&settle::MODE), with);
             }
         } else if !node.has(&policy::COST) {
             policy.cost = Cost::Fixed(0);
         } else if policy.cost != Cost::Fixed(0) {
-            let with = format!(
-                "in mode `report` the check counts nothing, and backend `{name}` can only be \
-                 asked for 0 without counting; remove it, or choose mode `correct`"
+            let with = text::fill(
+                "in mode `report` the check counts nothing, and backend `{}` can only be asked \
+                 for 0 without counting; remove it, or choose mode `correct`",
+                &[name],
             );
             conflict(node.at(&policy::COST), with);
         }

@@ -1,7 +1,6 @@
 //! Text to typed values: durations, status patterns, names, times. Each says only whether it is
 //! one; bounds come from the key.
 
-use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -42,11 +41,12 @@ pub fn duration(text: &str) -> Option<Duration> {
 pub fn duration_text(duration: Duration) -> String {
     let millis = duration.subsec_millis();
     match (duration.as_secs(), millis) {
-        (0, millis) => format!("{millis}ms"),
-        (seconds, 0) => format!("{seconds}s"),
+        (0, millis) => [&text::decimal(millis.into()), "ms"].concat(),
+        (seconds, 0) => [&text::decimal(seconds), "s"].concat(),
         (seconds, millis) => {
-            let fraction = format!("{millis:03}");
-            format!("{seconds}.{}s", fraction.trim_end_matches('0'))
+            let fraction = text::decimal_of(millis.into(), 3);
+            let fraction = fraction.trim_end_matches('0');
+            text::fill("{}.{}s", &[&text::decimal(seconds), fraction])
         }
     }
 }

@@ -3,13 +3,13 @@
 //! An operator who wrote a policy twice must hear of it, so both of two equal keys are kept.
 //! Numbers are kept without floating point, so that bounds are exact.
 
-use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
 use super::json::{self, JsonError};
+use crate::text;
 
 /// A value of a configuration, from JSON or from a protobuf `Struct`.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -251,6 +251,18 @@ impl Number {
         Duration::from_secs(self.whole).saturating_add(Duration::new(0, self.nanos))
     }
 
+    /// In decimal.
+    #[must_use]
+    pub fn text(self) -> String {
+        let sign = if self.negative { "-" } else { "" };
+        let whole = text::decimal(self.whole);
+        if self.nanos == 0 {
+            return [sign, &whole].concat();
+        }
+        let digits = text::decimal_of(self.nanos.into(), 9);
+        text::fill("{}{}.{}", &[sign, &whole, digits.trim_end_matches('0')])
+    }
+
     /// Whether it is 1 or less.
     #[must_use]
     pub const fn is_at_most_one(self) -> bool {
@@ -260,15 +272,7 @@ impl Number {
 
 impl fmt::Display for Number {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.negative {
-            f.write_str("-")?;
-        }
-        write!(f, "{}", self.whole)?;
-        if self.nanos == 0 {
-            return Ok(());
-        }
-        let digits = format!("{:09}", self.nanos);
-        write!(f, ".{}", digits.trim_end_matches('0'))
+        f.write_str(&self.text())
     }
 }
 

@@ -44,13 +44,15 @@
 
 mod record;
 
+use alloc::borrow::ToOwned;
 use alloc::collections::VecDeque;
-use core::fmt::{Display, Formatter};
+use alloc::string::String;
 use core::time::Duration;
 
 use crate::config::BreakerSettings;
 use crate::gate::slots::{Slot, Slots, TRIES};
 use crate::shared::Shared;
+use crate::text::{self, decimal};
 use crate::time::Wall;
 
 use record::{Record, Results, Terms};
@@ -174,17 +176,22 @@ pub enum Why {
     TrialsPassed,
 }
 
-impl Display for Why {
-    fn fmt(&self, f: &mut Formatter<'_>) -> core::fmt::Result {
-        match self {
-            Self::Consecutive(failures) => write!(f, "{failures} failures in a row"),
-            Self::OpenTimeOver => f.write_str("the open time is over"),
-            Self::Rate { permille, calls } => {
-                let (percent, tenth) = (permille / 10, permille % 10);
-                write!(f, "{percent}.{tenth}% of {calls} calls failed")
+impl Why {
+    /// In words for the log.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match *self {
+            Self::Consecutive(failures) => {
+                [&decimal(failures.into()), " failures in a row"].concat()
             }
-            Self::TrialFailed => f.write_str("a trial call failed"),
-            Self::TrialsPassed => f.write_str("the trial calls passed"),
+            Self::OpenTimeOver => "the open time is over".to_owned(),
+            Self::Rate { permille, calls } => {
+                let parts = [permille / 10, permille % 10, calls];
+                let [percent, tenth, calls] = parts.map(|part| decimal(part.into()));
+                text::fill("{}.{}% of {} calls failed", &[&percent, &tenth, &calls])
+            }
+            Self::TrialFailed => "a trial call failed".to_owned(),
+            Self::TrialsPassed => "the trial calls passed".to_owned(),
         }
     }
 }

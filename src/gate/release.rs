@@ -1,7 +1,7 @@
 //! How a stream leaves: the failure mode's say, shadow, the access log's text, what is counted.
 
 use alloc::rc::Rc;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -209,7 +209,7 @@ impl Gate {
         if let Some(cause) = decision.cause {
             add("cause", cause.code());
             if let CheckError::Status(status) = cause {
-                add("status", &status.to_string());
+                add("status", &text::decimal(status.into()));
             }
         }
         if let Some(policy) = policy {

@@ -4,7 +4,6 @@
 //! Lines hold names from the configuration and codes, never a key, a header or a token.
 
 use alloc::collections::VecDeque;
-use alloc::format;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -14,6 +13,7 @@ use super::{Effect, Level};
 use crate::config::{Config, Policy};
 use crate::decision::CheckError;
 use crate::metadata::MetadataProblem;
+use crate::text::{self, decimal};
 use crate::time::{Instant, Wall};
 
 /// What has been told, and what is held back.
@@ -83,9 +83,12 @@ impl Report {
             .get(policy.backend)
             .map_or("", |backend| &backend.name);
         let (code, policy) = (cause.code(), &policy.name);
-        let mut line = format!("backend {name}: check failed: {code} (policy {policy}");
+        let mut line = text::fill(
+            "backend {}: check failed: {} (policy {}",
+            &[name, code, policy],
+        );
         if let CheckError::Status(status) = cause {
-            line.push_str(&format!(", status {status}"));
+            line.push_str(&text::fill(", status {}", &[&decimal(status.into())]));
         }
         line.push(')');
         push_held_back(&mut line, held_back);
@@ -102,8 +105,8 @@ impl Report {
         let Some(held_back) = self.metadata.may_speak(now) else {
             return;
         };
-        let mut line =
-            format!("route metadata is not valid, the default policy is used: {problem}");
+        let what = "route metadata is not valid, the default policy is used: ";
+        let mut line = [what, &problem.text()].concat();
         push_held_back(&mut line, held_back);
         effects.push_back(Effect::Log(Level::Warn, line));
     }
@@ -120,7 +123,10 @@ impl Report {
             if told.held_back > 0 && due {
                 let more = core::mem::take(&mut told.held_back);
                 told.last = Some(now);
-                let line = format!("backend {}: {more} more checks failed", backend.name);
+                let line = text::fill(
+                    "backend {}: {} more checks failed",
+                    &[&backend.name, &decimal(more)],
+                );
                 effects.push_back(Effect::Log(Level::Warn, line));
             }
         }
@@ -129,7 +135,10 @@ impl Report {
 
 fn push_held_back(line: &mut String, held_back: u64) {
     if held_back > 0 {
-        line.push_str(&format!("; {held_back} more since the last line"));
+        line.push_str(&text::fill(
+            "; {} more since the last line",
+            &[&decimal(held_back)],
+        ));
     }
 }
 

@@ -8,11 +8,11 @@
 //! accepts any version for a name that is not there, and version 0 for one that is), so the first
 //! write of a slot expects a version that the host never gives: it succeeds only for the first.
 
-use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::shared::{Shared, Version};
+use crate::text::{self, decimal};
 
 /// A fixed set of slots under one name.
 #[derive(Clone, Debug)]
@@ -52,7 +52,7 @@ impl Slots {
     #[must_use]
     pub fn new(name: &str, kind: u8, count: usize) -> Self {
         let keys = (0..count)
-            .map(|index| format!("{PREFIX}/{name}/{index}"))
+            .map(|index| text::fill("{}/{}/{}", &[PREFIX, name, &decimal(text::count(index))]))
             .collect();
         Self { keys, kind }
     }

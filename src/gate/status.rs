@@ -1,7 +1,7 @@
 //! The status page: the gate's own health, as part of the operator's health checks.
 
 use alloc::borrow::Cow;
-use alloc::format;
+use alloc::borrow::ToOwned;
 use alloc::string::String;
 use alloc::vec;
 
@@ -10,6 +10,7 @@ use super::{Breaker, Gate};
 use crate::config::{Enforcement, FailureMode, Policy};
 use crate::denial::Denial;
 use crate::request::Request;
+use crate::text::{self, hex_of};
 use crate::time::{Wall, rfc3339};
 
 impl Gate {
@@ -58,36 +59,40 @@ impl Gate {
     }
 
     fn status_page(&self, wall: Wall, healthy: bool) -> String {
-        let mut page = String::with_capacity(512);
-        page.push_str("{\"healthy\":");
-        page.push_str(if healthy { "true" } else { "false" });
-        page.push_str(",\"version\":\"");
-        page.push_str(env!("CARGO_PKG_VERSION"));
-        page.push_str("\",\"configuration\":\"");
-        page.push_str(&format!("{:016x}", self.config.fingerprint));
-        page.push_str("\",\"emergency\":");
-        match self.declared(wall) {
-            None => page.push_str("null"),
-            Some(emergency) => {
-                let mode = emergency.mode.code();
-                page.push_str(&format!(
-                    "{{\"mode\":\"{mode}\",\"until\":\"{}\",\"reason\":\"{}\"}}",
-                    rfc3339(emergency.until),
-                    json_text(&emergency.reason),
-                ));
-            }
-        }
-        page.push_str(",\"backends\":{");
+        let emergency = match self.declared(wall) {
+            None => "null".to_owned(),
+            Some(emergency) => text::fill(
+                "{\"mode\":\"{}\",\"until\":\"{}\",\"reason\":\"{}\"}",
+                &[
+                    emergency.mode.code(),
+                    &rfc3339(emergency.until),
+                    &json_text(&emergency.reason),
+                ],
+            ),
+        };
+        let mut page = text::fill(
+            "{\"healthy\":{},\"version\":\"{}\",\"configuration\":\"{}\",\"emergency\":{},\
+             \"backends\":{",
+            &[
+                if healthy { "true" } else { "false" },
+                env!("CARGO_PKG_VERSION"),
+                &hex_of(self.config.fingerprint, 16),
+                &emergency,
+            ],
+        );
         for (index, backend) in self.config.backends.iter().enumerate() {
             if index > 0 {
                 page.push(',');
             }
             let breaker = self.breaker_state(index).map_or("off", State::code);
             let last = self.report.last_answer(index);
-            let last = last.map_or_else(|| "null".into(), |wall| format!("\"{}\"", rfc3339(wall)));
-            page.push_str(&format!(
-                "\"{}\":{{\"breaker\":\"{breaker}\",\"last_answer\":{last}}}",
-                backend.name,
+            let last = last.map_or_else(
+                || "null".to_owned(),
+                |wall| text::fill("\"{}\"", &[&rfc3339(wall)]),
+            );
+            page.push_str(&text::fill(
+                "\"{}\":{\"breaker\":\"{}\",\"last_answer\":{}}",
+                &[&backend.name, breaker, &last],
             ));
         }
         page.push_str("}}\n");
@@ -102,7 +107,8 @@ fn json_text(text: &str) -> String {
         match character {
             '"' | '\\' => inside.extend(['\\', character]),
             control if control.is_control() => {
-                inside.push_str(&format!("\\u{:04x}", u32::from(control)));
+                inside.push_str("\\u");
+                inside.push_str(&hex_of(u32::from(control).into(), 4));
             }
             plain => inside.push(plain),
         }

@@ -1,12 +1,12 @@
 //! What happens without a request: breakers move, an emergency begins and ends, tables are counted.
 
-use alloc::format;
 use alloc::string::String;
 use core::time::Duration;
 
 use super::breaker::State;
 use super::{Effect, Gate, Level, Turn};
 use crate::metrics::{Metric, Table};
+use crate::text::{self, decimal, hex_of};
 use crate::time::{Instant, millis, rfc3339};
 
 /// What a worker has already told of the gate's state.
@@ -97,10 +97,13 @@ impl Gate {
                 .backends
                 .get(backend)
                 .map_or("", |backend| &backend.name);
-            let (from, to, why) = (change.from.code(), change.to.code(), change.why);
-            let mut line = format!("backend {name}: breaker {from} -> {to}: {why}");
+            let (from, to, why) = (change.from.code(), change.to.code(), change.why.text());
+            let mut line = text::fill("backend {}: breaker {} -> {}: {}", &[name, from, to, &why]);
             if let Some(open_for) = change.open_for {
-                line.push_str(&format!("; open for {}ms", millis(open_for)));
+                line.push_str(&text::fill(
+                    "; open for {}ms",
+                    &[&decimal(millis(open_for))],
+                ));
             }
             self.effects.push_back(Effect::Log(level, line));
         }
@@ -112,12 +115,20 @@ impl Gate {
         if !self.watched.configuration {
             self.watched.configuration = true;
             if self.is_mine(turn, "configuration", u64::MAX) {
-                let line = format!(
-                    "configuration {:016x}: {} backends, {} policies, {} routes",
-                    self.config.fingerprint,
+                let parts = [
                     self.config.backends.len(),
                     self.config.policies.len(),
                     self.config.routes.len(),
+                ];
+                let [backends, policies, routes] = parts.map(|part| decimal(text::count(part)));
+                let line = text::fill(
+                    "configuration {}: {} backends, {} policies, {} routes",
+                    &[
+                        &hex_of(self.config.fingerprint, 16),
+                        &backends,
+                        &policies,
+                        &routes,
+                    ],
                 );
                 self.effects.push_back(Effect::Log(Level::Info, line));
             }
@@ -136,7 +147,7 @@ impl Gate {
                 self.watched.emergency = Some(turn.now);
                 self.metrics.record(Metric::EmergencyActive, 1);
                 let period = turn.wall.0.checked_div(EMERGENCY_EVERY_NANOS).unwrap_or(0);
-                let what = [mode.code(), " is active until ", &rfc3339(until)].concat();
+                let what = text::fill("{} is active until {}", &[mode.code(), &rfc3339(until)]);
                 self.tell_emergency(turn, period.max(1), &what);
             }
             (None, Some(_)) => {
@@ -171,7 +182,7 @@ impl Gate {
         if self.is_mine(turn, "emergency", state)
             && let Some(emergency) = &self.config.emergency
         {
-            let line = ["emergency ", what, ": ", &emergency.reason].concat();
+            let line = text::fill("emergency {}: {}", &[what, &emergency.reason]);
             self.effects.push_back(Effect::Log(Level::Warn, line));
         }
     }
@@ -220,7 +231,7 @@ impl Gate {
 }
 
 fn told_key(what: &str) -> String {
-    format!("quota_gate/1/told/{what}")
+    ["quota_gate/1/told/", what].concat()
 }
 
 fn count(times: u64) -> i64 {

@@ -874,11 +874,11 @@ fn states_and_reasons_have_stable_words() {
         permille: 625,
         calls: 40,
     };
-    assert_eq!(rate.to_string(), "62.5% of 40 calls failed");
-    assert_eq!(Why::Consecutive(5).to_string(), "5 failures in a row");
-    assert_eq!(Why::OpenTimeOver.to_string(), "the open time is over");
-    assert_eq!(Why::TrialFailed.to_string(), "a trial call failed");
-    assert_eq!(Why::TrialsPassed.to_string(), "the trial calls passed");
+    assert_eq!(rate.text(), "62.5% of 40 calls failed");
+    assert_eq!(Why::Consecutive(5).text(), "5 failures in a row");
+    assert_eq!(Why::OpenTimeOver.text(), "the open time is over");
+    assert_eq!(Why::TrialFailed.text(), "a trial call failed");
+    assert_eq!(Why::TrialsPassed.text(), "the trial calls passed");
 }
 
 fn settings() -> BreakerSettings {

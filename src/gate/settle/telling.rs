@@ -1,7 +1,6 @@
 //! Telling the backends: what goes out when, what its end means, what is given up.
 
 use alloc::boxed::Box;
-use alloc::format;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -14,6 +13,7 @@ use super::signed;
 use crate::decision::{AllowReason, CheckError};
 use crate::metrics::Metric;
 use crate::shared::Shared;
+use crate::text::{self, decimal, hex_of};
 use crate::time::{Instant, Wall, millis};
 use crate::wire::{Check, Told, Wire};
 
@@ -81,7 +81,8 @@ impl Ids {
             None => *self.worker.insert(draw_number(shared)),
         };
         self.last = self.last.wrapping_add(1);
-        format!("{:016x}-{worker:x}-{:x}", self.seed, self.last)
+        let (worker, last) = (hex_of(worker, 1), hex_of(self.last, 1));
+        text::fill("{}-{}-{}", &[&hex_of(self.seed, 16), &worker, &last])
     }
 }
 
@@ -411,7 +412,10 @@ impl Gate {
                 .backends
                 .get(backend)
                 .map_or("", |backend| &backend.name);
-            let line = format!("backend {name}: {units} units of use are dropped: {why}");
+            let line = text::fill(
+                "backend {}: {} units of use are dropped: {}",
+                &[name, &decimal(units), why],
+            );
             self.effects.push_back(Effect::Log(Level::Warn, line));
         }
     }
