@@ -147,6 +147,8 @@ pub struct Rules {
     pub body: Option<BodyRules>,
     /// Where numbers are found; of several places for one, the first that has it counts.
     pub readings: List<Reading>,
+    /// Where they are found if they are in none of those.
+    pub more: &'static [Reading],
 }
 
 /// How a JSON body decides: the first that holds of error, reject, deny, allow. If none does, the
@@ -245,4 +247,50 @@ pub enum Unit {
     SecondsOrEpoch,
     /// One of `SECOND`, `MINUTE`, `HOUR`, `DAY`, `WEEK`, `MONTH`, `YEAR`: its length.
     Word,
+}
+
+// What presets and configurations have in common.
+
+/// Calls of the host carry no request id of their own.
+pub const REQUEST_ID: HeaderShape = header("x-request-id", &[Piece::Slot(Slot::RequestId)]);
+
+/// Where numbers are told by those who say nothing else of it.
+pub static STANDARD_READINGS: [Reading; 6] = [
+    from_header(Target::Granted, "x-quota-granted", Unit::Seconds),
+    from_header(Target::RetryAfter, "retry-after", Unit::Seconds),
+    from_header(Target::Limit, "x-ratelimit-limit", Unit::Seconds),
+    from_header(Target::Remaining, "x-ratelimit-remaining", Unit::Seconds),
+    from_header(Target::Reset, "x-ratelimit-reset", Unit::SecondsOrEpoch),
+    WINDOW_OF_LIMIT,
+];
+
+/// `X-RateLimit-Limit: 5, 5;w=60;name="x"`, as Envoy and Limitador write it.
+pub(crate) const WINDOW_OF_LIMIT: Reading = Reading {
+    target: Target::Window,
+    place: Place::Parameter(text("x-ratelimit-limit"), text("w")),
+    unit: Unit::Seconds,
+    missing: None,
+};
+
+/// A text that is a constant.
+pub(crate) const fn text(constant: &'static str) -> Text {
+    Cow::Borrowed(constant)
+}
+
+/// A header of that name and value.
+pub(crate) const fn header(name: &'static str, value: &'static [Piece]) -> HeaderShape {
+    HeaderShape {
+        name: text(name),
+        value: List::Borrowed(value),
+    }
+}
+
+/// What the header of that name tells.
+pub(crate) const fn from_header(target: Target, name: &'static str, unit: Unit) -> Reading {
+    Reading {
+        target,
+        place: Place::Header(text(name)),
+        unit,
+        missing: None,
+    }
 }

@@ -117,76 +117,59 @@ impl Metric {
     #[must_use]
     #[inline(never)]
     pub fn name(self, config: &Config) -> String {
-        let (base, labels) = self.parts(config);
+        let (base, backend, label, value) = self.parts();
         let mut name = String::from("quota_gate.");
         name.push_str(base);
-        for (label, value) in labels.into_iter().flatten() {
+        let mut add = |label: &str, value: &str| {
             for part in [".", label, ".", value] {
                 name.push_str(part);
             }
+        };
+        if let Self::Requests(policy, outcome) = self {
+            let policy = policy.map_or(Some("off"), |index| {
+                config.policies.get(index).map(|policy| &*policy.name)
+            });
+            add("policy", policy.unwrap_or("unknown"));
+            add("decision", outcome.word());
+        }
+        if let Some(index) = backend {
+            let backend = config.backends.get(index);
+            add(
+                "backend",
+                backend.map_or("unknown", |backend| &backend.name),
+            );
+        }
+        if !label.is_empty() {
+            add(label, value);
         }
         name
     }
 
-    fn parts(self, config: &Config) -> (&'static str, [Option<(&'static str, &str)>; 3]) {
-        let backend = |index: usize| {
-            let name = config
-                .backends
-                .get(index)
-                .map_or("unknown", |backend| &backend.name);
-            Some(("backend", name))
-        };
+    /// Its name's first word, the backend that it is of, and the last label with its value.
+    fn parts(self) -> (&'static str, Option<usize>, &'static str, &'static str) {
         match self {
-            Self::BreakerState(index) => ("breaker_state", [backend(index), None, None]),
-            Self::BreakerTrips(index) => ("breaker_trips", [backend(index), None, None]),
-            Self::CalloutDuration(index) => ("callout_duration_ms", [backend(index), None, None]),
-            Self::Callouts(index, result) => (
-                "callouts",
-                [backend(index), Some(("result", result.code())), None],
-            ),
-            Self::EmergencyActive => ("emergency_active", [None; 3]),
-            Self::Evictions(table) => ("evictions", [Some(("table", table.code())), None, None]),
-            Self::Failures(index, cause) => (
-                "failures",
-                [backend(index), Some(("cause", cause.code())), None],
-            ),
-            Self::Leases(event) => ("leases", [Some(("event", event)), None, None]),
-            Self::LocalLimitContended => ("local_limit_contended", [None; 3]),
-            Self::Pending(index) => ("pending", [backend(index), None, None]),
-            Self::Requests(policy, outcome) => {
-                let policy = policy
-                    .map_or(Some("off"), |index| {
-                        config.policies.get(index).map(|p| &*p.name)
-                    })
-                    .unwrap_or("unknown");
-                let labels = [
-                    ("policy", policy),
-                    ("decision", outcome.word()),
-                    ("reason", outcome.reason()),
-                ];
-                ("requests", labels.map(Some))
+            Self::BreakerState(index) => ("breaker_state", Some(index), "", ""),
+            Self::BreakerTrips(index) => ("breaker_trips", Some(index), "", ""),
+            Self::CalloutDuration(index) => ("callout_duration_ms", Some(index), "", ""),
+            Self::Callouts(index, result) => ("callouts", Some(index), "result", result.code()),
+            Self::EmergencyActive => ("emergency_active", None, "", ""),
+            Self::Evictions(table) => ("evictions", None, "table", table.code()),
+            Self::Failures(index, cause) => ("failures", Some(index), "cause", cause.code()),
+            Self::Leases(event) => ("leases", None, "event", event),
+            Self::LocalLimitContended => ("local_limit_contended", None, "", ""),
+            Self::Pending(index) => ("pending", Some(index), "", ""),
+            Self::Requests(_, outcome) => ("requests", None, "reason", outcome.reason()),
+            Self::RouteMetadataErrors => ("route_metadata_errors", None, "", ""),
+            Self::SettledUnits(index, result) => ("settled_units", Some(index), "result", result),
+            Self::SettlementDroppedUnits(index, cause) => {
+                ("settlement_dropped_units", Some(index), "cause", cause)
             }
-            Self::RouteMetadataErrors => ("route_metadata_errors", [None; 3]),
-            Self::SettledUnits(index, result) => (
-                "settled_units",
-                [backend(index), Some(("result", result)), None],
-            ),
-            Self::SettlementDroppedUnits(index, cause) => (
-                "settlement_dropped_units",
-                [backend(index), Some(("cause", cause)), None],
-            ),
-            Self::SettlementReports(index, result) => (
-                "settlement_reports",
-                [backend(index), Some(("result", result)), None],
-            ),
-            Self::Settlements(index, result) => (
-                "settlements",
-                [backend(index), Some(("result", result)), None],
-            ),
-            Self::SettlementsPending(index) => {
-                ("settlements_pending", [backend(index), None, None])
+            Self::SettlementReports(index, result) => {
+                ("settlement_reports", Some(index), "result", result)
             }
-            Self::Timeout(index) => ("timeout_ms", [backend(index), None, None]),
+            Self::Settlements(index, result) => ("settlements", Some(index), "result", result),
+            Self::SettlementsPending(index) => ("settlements_pending", Some(index), "", ""),
+            Self::Timeout(index) => ("timeout_ms", Some(index), "", ""),
         }
     }
 }

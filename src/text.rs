@@ -82,6 +82,19 @@ pub fn push_decimal(out: &mut Vec<u8>, number: u64) {
     }
 }
 
+/// Bytes as text; `None` where they are no UTF-8.
+#[must_use]
+pub fn utf8(bytes: &[u8]) -> Option<String> {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        if !chunk.invalid().is_empty() {
+            return None;
+        }
+        text.push_str(chunk.valid());
+    }
+    Some(text)
+}
+
 /// `template` with the values in place of each `{}`, in order.
 #[must_use]
 pub fn fill(template: &str, values: &[&str]) -> String {
@@ -126,7 +139,7 @@ fn in_base(number: u64, base: u64, digits: usize) -> String {
         rest = rest.checked_div(base).unwrap_or(0);
     }
     text.reverse();
-    String::from_utf8(text).unwrap_or_default()
+    utf8(&text).unwrap_or_default()
 }
 
 /// A count of things in memory, as the numbers here are.

@@ -11,7 +11,6 @@ pub mod reply;
 pub mod structured;
 pub mod template;
 
-use alloc::borrow::Cow;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec;
@@ -21,10 +20,11 @@ use core::time::Duration;
 use crate::config::{Backend, QuotaTerms, Statuses};
 use crate::decision::{CheckError, Limits};
 use crate::descriptor::Entries;
-use crate::language::{Language, Piece, Shape, Slot, Text};
+use crate::language::{Piece, Shape, Slot, Text};
 use crate::text;
 use crate::time::Wall;
 
+use preset::Spoken;
 use template::Context;
 
 /// One check to be asked.
@@ -173,7 +173,7 @@ pub struct Caching {
 /// One backend's language, with its names and headers filled in.
 #[derive(Clone, Debug)]
 pub struct Wire {
-    language: Cow<'static, Language>,
+    language: Spoken,
     namespace: String,
     statuses: Statuses,
     fixed: Rc<[Field]>,

@@ -53,6 +53,7 @@ impl Builder {
     }
 
     /// The whole; not to be used if there are problems.
+    #[inline(never)]
     pub(super) fn config(&mut self, value: &Value, fingerprint: u64) -> Config {
         let top = Node::new(value, At::TOP);
         // A host budget that is not valid is a problem of its own, not of each timeout.

@@ -18,8 +18,8 @@ use super::problem::{ProblemKind, one_of};
 use super::units;
 use super::value::Value;
 use crate::language::{
-    BodyRules, HeaderShape, Language, Piece, Place, Pointer, Reading, Report, Rules, Shape, Slot,
-    Target, Test, Text, Unit, Want,
+    BodyRules, HeaderShape, Language, Piece, Place, Pointer, REQUEST_ID, Reading, Report, Rules,
+    STANDARD_READINGS, Shape, Slot, Target, Test, Text, Unit, Want,
 };
 
 /// What stands in a template.
@@ -54,7 +54,10 @@ impl Builder {
     #[inline(never)]
     pub(super) fn custom(&mut self, node: &Node<'_>, path: (&str, &At<'_>)) -> Language {
         let path = self.template(path.0, path.1, CHECK);
-        let headers = self.header_shapes(node, &custom::HEADERS, CHECK);
+        let mut headers = self.header_shapes(node, &custom::HEADERS, CHECK);
+        if !headers.iter().any(|header| header.name == REQUEST_ID.name) {
+            headers.push(REQUEST_ID);
+        }
         let mut body = Vec::new();
         if let Some((_, value)) = node.find(&custom::BODY) {
             if node.text(&custom::METHOD) == "GET" {
@@ -76,6 +79,7 @@ impl Builder {
                 reject: vec![StatusPattern::Exact(401), StatusPattern::Exact(403)].into(),
                 body: self.body_rules(node),
                 readings: self.readings(node).into(),
+                more: &STANDARD_READINGS,
             },
             report: None,
         }

@@ -171,7 +171,7 @@ impl<'a> Reader<'a> {
             }
         }
         // What an escape adds is always whole, so only the text's own bytes can be at fault.
-        let text = String::from_utf8(text).map_err(|_| "invalid unicode code point")?;
+        let text = text::utf8(&text).ok_or("invalid unicode code point")?;
         self.step();
         Ok(text)
     }

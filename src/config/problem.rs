@@ -228,6 +228,7 @@ impl ProblemKind {
         text::fill("{}: {}", &[self.title(), &self.details()])
     }
 
+    #[inline(never)]
     fn details(&self) -> String {
         match self {
             Self::AboveBudget { got, max, budget } => {

@@ -8,6 +8,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::value::{Number, Value};
+use crate::text;
 
 /// Bytes that are not the message they should be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -100,7 +101,7 @@ fn map_entry(bytes: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
 }
 
 fn text(bytes: &[u8]) -> Result<String, Malformed> {
-    String::from_utf8(bytes.to_vec()).map_err(|_| Malformed)
+    text::utf8(bytes).ok_or(Malformed)
 }
 
 /// A field of a message: its number and its value.

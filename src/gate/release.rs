@@ -2,7 +2,6 @@
 
 use alloc::rc::Rc;
 use alloc::string::String;
-use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::pending::Waiter;
@@ -172,11 +171,9 @@ impl Gate {
         let Some(waited) = waited else {
             return text;
         };
-        let mut bytes = Vec::with_capacity(text.len().saturating_add(MS_BYTES));
-        bytes.extend_from_slice(text.as_bytes());
-        bytes.extend_from_slice(b" ms=");
-        text::push_decimal(&mut bytes, millis(waited));
-        String::from_utf8(bytes).map_or(text, Rc::from)
+        [&*text, " ms=", &text::decimal(millis(waited))]
+            .concat()
+            .into()
     }
 
     fn common_log_state(&mut self, policy: Option<&Rc<Policy>>, decision: &Decision) -> Rc<str> {
@@ -231,6 +228,3 @@ impl Gate {
         }
     }
 }
-
-/// The label and any number of milliseconds.
-const MS_BYTES: usize = 24;

@@ -4,18 +4,41 @@
 //! `wire::tests` has every answer that it gives.
 
 use alloc::borrow::Cow;
+use alloc::rc::Rc;
+use core::ops::Deref;
 
 use crate::config::{Backend, Preset, StatusPattern};
 use crate::language::{
-    BodyRules, HeaderShape, Language, List, Piece, Place, Pointer, Reading, Report, Rules, Shape,
-    Slot, Target, Test, Text, Unit, Want,
+    BodyRules, HeaderShape, Language, Piece, Place, Pointer, REQUEST_ID, Reading, Report, Rules,
+    STANDARD_READINGS, Shape, Slot, Target, Test, Text, Unit, WINDOW_OF_LIMIT, Want, from_header,
+    header, text,
 };
+
+/// A language: the operator's own, or one that is built in.
+#[derive(Clone, Debug)]
+pub enum Spoken {
+    /// A preset.
+    BuiltIn(&'static Language),
+    /// What the configuration says.
+    Own(Rc<Language>),
+}
+
+impl Deref for Spoken {
+    type Target = Language;
+
+    fn deref(&self) -> &Language {
+        match self {
+            Self::BuiltIn(language) => language,
+            Self::Own(language) => language,
+        }
+    }
+}
 
 /// The language of a backend.
 #[must_use]
-pub fn language(backend: &Backend) -> Cow<'static, Language> {
-    Cow::Borrowed(match (backend.preset, &backend.custom) {
-        (Preset::Custom, Some(custom)) => return Cow::Owned(with_standards(custom)),
+pub fn language(backend: &Backend) -> Spoken {
+    Spoken::BuiltIn(match (backend.preset, &backend.custom) {
+        (Preset::Custom, Some(custom)) => return Spoken::Own(Rc::clone(custom)),
         // A configuration has rules wherever it says `custom`.
         (Preset::Custom, None) | (Preset::Headers, _) => &HEADERS,
         (Preset::EnvoyRatelimit, _) => &ENVOY_RATELIMIT,
@@ -24,19 +47,6 @@ pub fn language(backend: &Backend) -> Cow<'static, Language> {
         (Preset::Throttlecrab, _) => &THROTTLECRAB,
         (Preset::Unkey, _) => &UNKEY,
     })
-}
-
-/// A language of the operator's own: where it says nothing of a number, the standard headers do,
-/// and its calls carry the request's id like all others.
-fn with_standards(custom: &Language) -> Language {
-    let mut language = custom.clone();
-    let readings = language.reply.readings.to_mut();
-    readings.extend_from_slice(&HEADERS.reply.readings);
-    let headers = language.request.headers.to_mut();
-    if !headers.iter().any(|header| header.name == REQUEST_ID.name) {
-        headers.push(REQUEST_ID);
-    }
-    language
 }
 
 /// Headers only, no body: a backend for it is a dozen lines in any language.
@@ -74,14 +84,8 @@ static HEADERS: Language = Language {
         deny: Cow::Borrowed(&[StatusPattern::Exact(429)]),
         reject: Cow::Borrowed(&[StatusPattern::Exact(401), StatusPattern::Exact(403)]),
         body: None,
-        readings: Cow::Borrowed(&[
-            from_header(Target::Granted, "x-quota-granted", Unit::Seconds),
-            from_header(Target::RetryAfter, "retry-after", Unit::Seconds),
-            from_header(Target::Limit, "x-ratelimit-limit", Unit::Seconds),
-            from_header(Target::Remaining, "x-ratelimit-remaining", Unit::Seconds),
-            from_header(Target::Reset, "x-ratelimit-reset", Unit::SecondsOrEpoch),
-            WINDOW_OF_LIMIT,
-        ]),
+        readings: Cow::Borrowed(&STANDARD_READINGS),
+        more: &[],
     },
     report: Some(Report {
         request: Shape {
@@ -134,6 +138,7 @@ static LIMITADOR: Language = Language {
             from_header(Target::Reset, "x-ratelimit-reset", Unit::Seconds),
             WINDOW_OF_LIMIT,
         ]),
+        more: &[],
     },
     report: Some(Report {
         request: Shape {
@@ -210,6 +215,7 @@ static ENVOY_RATELIMIT: Language = Language {
             from_item(Target::Window, UNIT, Unit::Word),
             from_header(Target::RetryAfter, "retry-after", Unit::Seconds),
         ]),
+        more: &[],
     },
     // What is over the limit is counted, too.
     report: Some(Report {
@@ -294,6 +300,7 @@ static GUBERNATOR: Language = Language {
             from_body(Target::Remaining, GUBERNATOR_REMAINING, Unit::Seconds),
             from_body(Target::Reset, GUBERNATOR_RESET_TIME, Unit::EpochMillis),
         ]),
+        more: &[],
     },
     // Without the behaviour, what is more than what is left would not be counted at all, and with
     // it, what is more than the whole limit is not counted where the window has just begun.
@@ -376,6 +383,7 @@ static THROTTLECRAB: Language = Language {
             from_body(Target::Reset, RESET_AFTER, Unit::Seconds),
             from_body(Target::RetryAfter, RETRY_AFTER, Unit::Seconds),
         ]),
+        more: &[],
     },
     report: None,
 };
@@ -427,6 +435,7 @@ static UNKEY: Language = Language {
             from_body(Target::Remaining, DATA_REMAINING, Unit::Seconds),
             from_body(Target::Reset, DATA_RESET, Unit::EpochMillis),
         ]),
+        more: &[],
     },
     report: None,
 };
@@ -452,9 +461,6 @@ const DATA_RESET: &[Text] = &[text("data"), text("reset")];
 const DATA_SUCCESS: &[Text] = &[text("data"), text("success")];
 const ERROR: &[Text] = &[text("error")];
 
-/// Calls of the host carry no request id of their own.
-const REQUEST_ID: HeaderShape = header("x-request-id", &[Piece::Slot(Slot::RequestId)]);
-
 /// What a report can be known by when it comes a second time.
 const SETTLEMENT_ID: HeaderShape =
     header("x-quota-settlement-id", &[Piece::Slot(Slot::SettlementId)]);
@@ -462,36 +468,8 @@ const SETTLEMENT_ID: HeaderShape =
 /// Why the requests of a report were let through without a check.
 const UNCHECKED: HeaderShape = header("x-quota-unchecked", &[Piece::Slot(Slot::Unchecked)]);
 
-/// `X-RateLimit-Limit: 5, 5;w=60;name="x"`, as Envoy and Limitador write it.
-const WINDOW_OF_LIMIT: Reading = Reading {
-    target: Target::Window,
-    place: Place::Parameter(text("x-ratelimit-limit"), text("w")),
-    unit: Unit::Seconds,
-    missing: None,
-};
-
-const fn text(constant: &'static str) -> Text {
-    Cow::Borrowed(constant)
-}
-
 const fn raw(constant: &'static str) -> Piece {
     Piece::Raw(text(constant))
-}
-
-const fn header(name: &'static str, value: &'static [Piece]) -> HeaderShape {
-    HeaderShape {
-        name: text(name),
-        value: List::Borrowed(value),
-    }
-}
-
-const fn from_header(target: Target, name: &'static str, unit: Unit) -> Reading {
-    Reading {
-        target,
-        place: Place::Header(text(name)),
-        unit,
-        missing: None,
-    }
 }
 
 const fn from_item(target: Target, pointer: &'static [Text], unit: Unit) -> Reading {

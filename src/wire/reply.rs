@@ -128,7 +128,7 @@ impl Rules {
         };
         let mut is_clear = true;
         let item = body.and_then(|body| self.tightest(body, reply));
-        for reading in self.readings.iter() {
+        for reading in self.readings.iter().chain(self.more) {
             let source = Source { reply, body, item };
             if reading.target == Target::Granted && source.is_bad(reading) {
                 is_clear = false;
