@@ -86,6 +86,9 @@ pub(crate) fn configuration(variant: Variant, seed: u64, number: u64, now: u64) 
         let cluster = kind.map_or("first", |kind| CLUSTERS[kind.backend]);
         let mut backend = backend(cluster, variant);
         backend["preset"] = json!(account.preset);
+        if account.preset == "custom" {
+            describe(&mut backend);
+        }
         all["backends"][account.name()] = backend;
     }
     all["backends"]["json"]["preset"] = json!("envoy_ratelimit");
@@ -187,6 +190,18 @@ fn book(policy: &mut Value, account: &Account, terms: &Terms, variant: Variant) 
     if account.leases {
         policy["lease"] = terms.lease(variant);
     }
+}
+
+/// The language of limitador, in the operator's own words.
+fn describe(backend: &mut Value) {
+    let values = "{descriptor:object}";
+    let body = |delta: &str| json!({"namespace": "{namespace}", "values": values, "delta": delta});
+    backend["path"] = json!("/check_and_report");
+    backend["report_path"] = json!("/report");
+    backend["custom"] = json!({
+        "body": body("{cost}"),
+        "report": {"body": body("{units}"), "counted": [200]},
+    });
 }
 
 /// The clusters of the two backends.

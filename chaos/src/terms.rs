@@ -29,7 +29,7 @@ pub(crate) enum Settles {
 }
 
 /// Every account.
-pub(crate) const ACCOUNTS: [Account; 9] = [
+pub(crate) const ACCOUNTS: [Account; 10] = [
     account("/settled", "headers", Settles::Report),
     account("/other-settled", "headers", Settles::Report),
     account("/units-settled", "limitador", Settles::Report),
@@ -38,6 +38,7 @@ pub(crate) const ACCOUNTS: [Account; 9] = [
     account("/other-corrected", "headers", Settles::Correct),
     account("/lent", "headers", Settles::Correct).leased(),
     account("/units-lent", "limitador", Settles::Correct).leased(),
+    account("/custom-lent", "custom", Settles::Correct).leased(),
     account("/leased", "headers", Settles::Never).leased(),
 ];
 

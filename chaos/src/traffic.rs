@@ -105,7 +105,7 @@ impl Kind {
 }
 
 /// Every path. What else is configured for them is in `plugin`.
-pub(crate) const KINDS: [Kind; 24] = [
+pub(crate) const KINDS: [Kind; 25] = [
     kind("/open", Mode::Open, 0, 60, 14),
     kind("/closed", Mode::Closed, 0, 60, 16),
     kind("/other-open", Mode::Open, 1, 50, 7),
@@ -132,6 +132,7 @@ pub(crate) const KINDS: [Kind; 24] = [
     kind("/other-corrected", Mode::Closed, 1, 60, 8),
     kind("/lent", Mode::Closed, 1, 60, 12),
     kind("/units-lent", Mode::Open, 0, 60, 10).never_rejects(),
+    kind("/custom-lent", Mode::Open, 0, 60, 10),
 ];
 
 /// How the upstream fails a request.

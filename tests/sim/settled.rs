@@ -198,8 +198,12 @@ impl Settled {
         }
         let id = u32::try_from(self.serial).unwrap_or(0);
         let tenant = format!("t{}", self.random.below(4));
-        let request =
+        let mut request =
             PlainRequest::new("GET", "api.example.com", "/").with_header("x-tenant-id", &tenant);
+        if self.random.percent(10) {
+            // Its check may be answered when it is over: nobody has waited for what that charges.
+            request = request.with_header("grpc-timeout", "5m");
+        }
         let index = self.current;
         let (root, wall) = (&mut self.roots[index], Wall(self.now));
         root.live += 1;
