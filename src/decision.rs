@@ -4,6 +4,7 @@
 //! metrics and the log. Reasons are for everybody; causes (why a check had no answer) are for
 //! operators only and never reach a client.
 
+use alloc::boxed::Box;
 use core::time::Duration;
 
 /// Why a request was let through.
@@ -167,6 +168,22 @@ impl CheckError {
         }
     }
 
+    /// A number of its own, from 1 on; all statuses have one.
+    #[must_use]
+    pub const fn place(self) -> usize {
+        match self {
+            Self::BadReply => 1,
+            Self::BreakerOpen => 2,
+            Self::DeadlineTooShort => 3,
+            Self::Dispatch => 4,
+            Self::Internal => 5,
+            Self::Status(_) => 6,
+            Self::Timeout => 7,
+            Self::TooManyPending => 8,
+            Self::Unreachable => 9,
+        }
+    }
+
     /// Whether it says that the backend is unwell: what a breaker counts.
     ///
     /// A refusal of our own (breaker, bound, deadline) and a bug of ours say nothing about it.
@@ -213,6 +230,27 @@ impl Outcome {
         Self::Deny(DenyReason::QuotaUnavailable),
     ];
 
+    /// Its place in [`Outcome::ALL`].
+    #[must_use]
+    pub const fn place(self) -> usize {
+        match self {
+            Self::Allow(AllowReason::Bypassed) => 0,
+            Self::Allow(AllowReason::Cached) => 1,
+            Self::Allow(AllowReason::Emergency) => 2,
+            Self::Allow(AllowReason::FailedLocal) => 3,
+            Self::Allow(AllowReason::FailedOpen) => 4,
+            Self::Allow(AllowReason::Leased) => 5,
+            Self::Allow(AllowReason::Shadow) => 6,
+            Self::Allow(AllowReason::Stale) => 7,
+            Self::Allow(AllowReason::WithinQuota) => 8,
+            Self::Deny(DenyReason::DescriptorMissing) => 9,
+            Self::Deny(DenyReason::KeyRejected) => 10,
+            Self::Deny(DenyReason::LocalExceeded) => 11,
+            Self::Deny(DenyReason::QuotaExceeded) => 12,
+            Self::Deny(DenyReason::QuotaUnavailable) => 13,
+        }
+    }
+
     /// `allow` or `deny`.
     #[must_use]
     pub const fn word(self) -> &'static str {
@@ -241,6 +279,14 @@ pub struct Decision {
     pub cause: Option<CheckError>,
     /// What would have happened, where the policy only watches.
     pub shadowed: Option<DenyReason>,
+    /// What was told with it; `None` where nothing was. It stands apart because most decisions
+    /// have none, and are handed on from step to step on the way of every request.
+    told: Option<Box<Told>>,
+}
+
+/// What is told of a decision beside its outcome; each part where there is something to tell.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Told {
     /// How long the client should wait before it asks again.
     pub retry_after: Option<Duration>,
     /// The backend's own status for a rejected key: 401 or 403.
@@ -269,14 +315,26 @@ impl Decision {
         self
     }
 
+    /// The same with what is told of it.
+    #[must_use]
+    #[inline(never)]
+    pub fn telling(mut self, told: Told) -> Self {
+        self.told = (told != Told::default()).then(|| Box::new(told));
+        self
+    }
+
+    /// What is told of it.
+    #[must_use]
+    pub fn told(&self) -> Told {
+        self.told.as_deref().copied().unwrap_or_default()
+    }
+
     const fn of(outcome: Outcome) -> Self {
         Self {
             outcome,
             cause: None,
             shadowed: None,
-            retry_after: None,
-            rejected_status: None,
-            limits: Limits::NONE,
+            told: None,
         }
     }
 }
@@ -313,6 +371,16 @@ mod tests {
         let allow = AllowReason::ALL.map(Outcome::Allow);
         let deny = DenyReason::ALL.map(Outcome::Deny);
         assert!(allow.into_iter().chain(deny).eq(Outcome::ALL));
+    }
+
+    #[test]
+    fn every_outcome_and_every_cause_knows_its_place() {
+        for (place, outcome) in Outcome::ALL.iter().enumerate() {
+            assert_eq!(outcome.place(), place);
+        }
+        for (place, cause) in CheckError::ALL.iter().enumerate() {
+            assert_eq!(cause.place(), place + 1);
+        }
     }
 
     #[test]

@@ -47,10 +47,11 @@ impl Denial {
     /// does: time does not cure it.
     #[must_use]
     pub fn new(reason: DenyReason, decision: &Decision, policy: &Policy, facts: &Facts) -> Self {
-        let answer = answer(reason, decision.rejected_status, &policy.denial);
+        let told = decision.told();
+        let answer = answer(reason, told.rejected_status, &policy.denial);
         let retry_after = answer.cured_by_time.then(|| {
-            let told = decision.retry_after.or(decision.limits.reset);
-            fields::seconds_up(told.unwrap_or(RETRY_AFTER_UNKNOWN)).max(1)
+            let wait = told.retry_after.or(told.limits.reset);
+            fields::seconds_up(wait.unwrap_or(RETRY_AFTER_UNKNOWN)).max(1)
         });
         let body = if facts.grpc {
             answer.title.as_bytes().to_vec()
@@ -60,7 +61,7 @@ impl Denial {
         Self {
             status: answer.status,
             grpc_status: answer.grpc_status,
-            headers: headers(decision, policy, facts, retry_after),
+            headers: headers(told.limits, policy, facts, retry_after),
             body,
             details: answer.details,
         }
@@ -175,7 +176,7 @@ fn problem(
 }
 
 fn headers(
-    decision: &Decision,
+    limits: Limits,
     policy: &Policy,
     facts: &Facts,
     retry_after: Option<u64>,
@@ -191,7 +192,7 @@ fn headers(
         text::push_decimal(&mut value, seconds);
         headers.push(("retry-after".into(), value));
     }
-    let limits = told_limits(decision.limits, retry_after);
+    let limits = told_limits(limits, retry_after);
     let fields = fields::fields(policy.rate_limit_headers, &policy.name, &limits);
     headers.extend(fields.into_iter().map(|(name, value)| (name.into(), value)));
     push_cors(&mut headers, policy, facts);

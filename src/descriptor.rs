@@ -38,7 +38,20 @@ pub struct MissingEntry {
 /// # Errors
 /// The first entry without a value that is neither optional nor has a default.
 pub fn describe(policy: &Policy, request: &dyn Request) -> Result<Descriptor, MissingEntry> {
-    let mut bytes = Vec::with_capacity(TYPICAL_KEY_BYTES);
+    describe_in(Vec::with_capacity(TYPICAL_KEY_BYTES), policy, request)
+}
+
+/// The same in memory that was another descriptor's ([`Descriptor::into_memory`]).
+///
+/// # Errors
+/// As [`describe`].
+pub fn describe_in(
+    memory: Vec<u8>,
+    policy: &Policy,
+    request: &dyn Request,
+) -> Result<Descriptor, MissingEntry> {
+    let mut bytes = memory;
+    bytes.clear();
     push_number(&mut bytes, policy.index);
     for (index, spec) in policy.descriptor.iter().enumerate() {
         let found = value_of(&spec.source, request).filter(|value| !value.is_empty());
@@ -62,7 +75,7 @@ pub fn cost(policy: &Policy, request: &dyn Request) -> Option<u64> {
         Cost::Fixed(units) => Some(*units),
         Cost::Header { name, default, max } => request
             .value(name)
-            .and_then(|value| text::parse_decimal(&value))
+            .and_then(text::parse_decimal)
             .or(*default)
             .map(|units| units.min(*max)),
     }
@@ -88,6 +101,12 @@ impl Descriptor {
     #[must_use]
     pub fn into_key(self) -> Key {
         Key(self.0.into_boxed_slice())
+    }
+
+    /// The memory, for another descriptor.
+    #[must_use]
+    pub fn into_memory(self) -> Vec<u8> {
+        self.0
     }
 
     /// The key.
@@ -199,7 +218,7 @@ impl fmt::Debug for Entries<'_> {
     }
 }
 
-fn value_of<'a>(source: &'a Source, request: &dyn Request) -> Option<Cow<'a, [u8]>> {
+fn value_of<'a>(source: &'a Source, request: &'a dyn Request) -> Option<Cow<'a, [u8]>> {
     match source {
         Source::ClientIp { trusted_hops: 0 } => {
             let peer = request.property(&["source", "address"])?;
@@ -211,11 +230,11 @@ fn value_of<'a>(source: &'a Source, request: &dyn Request) -> Option<Cow<'a, [u8
             let hop = hops.rsplit(|byte| *byte == b',').nth(from_right)?;
             address(hop.trim_ascii()).map(Cow::Owned)
         }
-        Source::Header(name) => request.value(name).map(Cow::Owned),
+        Source::Header(name) => request.value(name).map(Cow::Borrowed),
         Source::Property { path, value_type } => property(path, *value_type, request),
         Source::Query(name) => {
             let path = request.value(":path")?;
-            parameter(&path, name.as_bytes()).map(Cow::Owned)
+            parameter(path, name.as_bytes()).map(Cow::Owned)
         }
         Source::RouteName => request.property(&["xds", "route_name"]).map(Cow::Owned),
         Source::Value(value) => Some(Cow::Borrowed(value.as_bytes())),
@@ -398,18 +417,23 @@ pub(crate) fn hash64(bytes: &[u8], seed: u64) -> u64 {
         seed ^ 0x7465_6462_7974_6573,
     ];
     let (words, tail) = bytes.as_chunks::<8>();
-    for word in words {
-        absorb(&mut state, u64::from_le_bytes(*word));
-    }
     let mut last = [0; 8];
     for (slot, byte) in last.iter_mut().zip(tail) {
         *slot = *byte;
     }
     let [length, ..] = bytes.len().to_le_bytes();
-    absorb(
-        &mut state,
-        u64::from_le_bytes(last) | u64::from(length).wrapping_shl(56),
-    );
+    let last = u64::from_le_bytes(last) | u64::from(length).wrapping_shl(56);
+    for word in words
+        .iter()
+        .map(|word| u64::from_le_bytes(*word))
+        .chain([last])
+    {
+        let [_, _, _, v3] = &mut state;
+        *v3 ^= word;
+        mix(&mut state);
+        let [v0, _, _, _] = &mut state;
+        *v0 ^= word;
+    }
     let [_, _, v2, _] = &mut state;
     *v2 ^= 0xff;
     for _ in 0..3 {
@@ -419,14 +443,7 @@ pub(crate) fn hash64(bytes: &[u8], seed: u64) -> u64 {
     v0 ^ v1 ^ v2 ^ v3
 }
 
-fn absorb(state: &mut [u64; 4], word: u64) {
-    let [_, _, _, v3] = state;
-    *v3 ^= word;
-    mix(state);
-    let [v0, _, _, _] = state;
-    *v0 ^= word;
-}
-
+#[inline(always)]
 const fn mix(state: &mut [u64; 4]) {
     let [v0, v1, v2, v3] = state;
     *v0 = v0.wrapping_add(*v1);

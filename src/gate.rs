@@ -206,7 +206,7 @@ pub struct Gate {
     settlements: Settlements,
     metrics: Metrics,
     /// The access log's texts without what is the single request's, by policy, outcome and cause.
-    log_states: SortedMap<(usize, Option<CheckError>), Rc<str>>,
+    log_states: SortedMap<usize, Rc<str>>,
     report: Report,
     watched: Watched,
     /// Calls in flight, as the gauge has them.
@@ -215,6 +215,8 @@ pub struct Gate {
     /// When the last tick was over.
     ticked: Option<Instant>,
     effects: VecDeque<Effect>,
+    /// That of the last descriptor which nobody needed any more.
+    memory: Vec<u8>,
     /// What the responses of requests in progress are to tell of their limit.
     notes: SortedMap<u32, Vec<(&'static str, Vec<u8>)>>,
 }
@@ -260,6 +262,7 @@ impl Gate {
             clock: Clock::default(),
             ticked: None,
             effects: VecDeque::new(),
+            memory: Vec::new(),
             notes: SortedMap::new(),
             config,
         }
@@ -330,7 +333,10 @@ impl Gate {
 
     /// Notes that a stream is over, whoever ended it.
     pub fn handle_close(&mut self, stream: StreamId) {
-        self.notes.remove(&stream.0);
+        // Of most streams nothing is noted any more.
+        if !self.notes.is_empty() {
+            self.notes.remove(&stream.0);
+        }
         self.pending.leave(stream);
         self.settle_closed(stream);
     }
@@ -465,9 +471,9 @@ impl Gate {
         };
         let content_type = request.value("content-type").unwrap_or_default();
         let facts = Facts {
-            grpc: denial::is_grpc(&content_type),
-            origin: request.value("origin"),
-            request_id: request.value("x-request-id"),
+            grpc: denial::is_grpc(content_type),
+            origin: request.value("origin").map(<[u8]>::to_vec),
+            request_id: request.value("x-request-id").map(<[u8]>::to_vec),
         };
         Some(Denial::new(reason, &release.decision, policy, &facts))
     }
@@ -482,7 +488,8 @@ impl Gate {
         if bypassed && policy.settle.is_none() {
             return self.leave(&policy, Decision::allow(AllowReason::Emergency));
         }
-        let described = descriptor::describe(&policy, request).ok();
+        let memory = core::mem::take(&mut self.memory);
+        let described = descriptor::describe_in(memory, &policy, request).ok();
         let Some((descriptor, cost)) = described.zip(self.cost(&policy, request)) else {
             if bypassed {
                 return self.leave(&policy, Decision::allow(AllowReason::Emergency));
@@ -520,6 +527,8 @@ impl Gate {
         let release = self.release(Some(&ask.policy), decision, None);
         if ask.policy.settle.is_some() {
             self.open_settlement(stream, ask, &release.decision, true);
+        } else {
+            self.memory = ask.descriptor.into_memory();
         }
         release
     }

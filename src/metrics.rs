@@ -206,11 +206,13 @@ pub struct Metrics {
 
 /// Where policy and outcome are in a plain list; the first places are those of `off`.
 #[must_use]
-pub fn place(policy: Option<usize>, outcome: Outcome) -> usize {
-    let row = policy.map_or(0, |index| index.saturating_add(1));
-    let column = Outcome::ALL.iter().position(|own| *own == outcome);
+pub const fn place(policy: Option<usize>, outcome: Outcome) -> usize {
+    let row = match policy {
+        Some(index) => index.saturating_add(1),
+        None => 0,
+    };
     row.saturating_mul(Outcome::ALL.len())
-        .saturating_add(column.unwrap_or(0))
+        .saturating_add(outcome.place())
 }
 
 impl Metrics {

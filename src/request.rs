@@ -9,21 +9,21 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-/// A header as the filter sees it.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Header {
+/// A header as the filter sees it, where it lies.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Header<'a> {
     /// Not there.
     Missing,
     /// There once, with this value (which may be empty, and may be any bytes).
-    One(Vec<u8>),
+    One(&'a [u8]),
     /// There more than once: nobody can say which one counts.
     Repeated,
 }
 
-impl Header {
+impl<'a> Header<'a> {
     /// The value that counts: there once and not empty.
     #[must_use]
-    pub fn value(self) -> Option<Vec<u8>> {
+    pub const fn value(self) -> Option<&'a [u8]> {
         match self {
             Self::One(value) if !value.is_empty() => Some(value),
             Self::One(_) | Self::Missing | Self::Repeated => None,
@@ -34,7 +34,7 @@ impl Header {
 /// One request, as far as the host shows it.
 pub trait Request {
     /// The header `name`, which is in lower case; pseudo-headers (`:path`) included.
-    fn header(&self, name: &str) -> Header;
+    fn header(&self, name: &str) -> Header<'_>;
 
     /// A property of the host by its path (`["source", "address"]`), as raw bytes; `None` when it
     /// is absent, empty, or can't be read.
@@ -52,11 +52,11 @@ pub trait Request {
 
     /// Whether the header is there once, with just this value, which is not empty.
     fn says(&self, name: &str, value: &str) -> bool {
-        self.value(name).as_deref() == Some(value.as_bytes())
+        self.value(name) == Some(value.as_bytes())
     }
 
     /// The header's value where it is there once and not empty.
-    fn value(&self, name: &str) -> Option<Vec<u8>> {
+    fn value(&self, name: &str) -> Option<&[u8]> {
         self.header(name).value()
     }
 }
@@ -96,7 +96,7 @@ impl PlainRequest {
 }
 
 impl Request for PlainRequest {
-    fn header(&self, name: &str) -> Header {
+    fn header(&self, name: &str) -> Header<'_> {
         let mut found = self
             .headers
             .iter()
@@ -104,7 +104,7 @@ impl Request for PlainRequest {
             .map(|(_, value)| value);
         match (found.next(), found.next()) {
             (None, _) => Header::Missing,
-            (Some(value), None) => Header::One(value.clone()),
+            (Some(value), None) => Header::One(value),
             (Some(_), Some(_)) => Header::Repeated,
         }
     }
@@ -138,7 +138,7 @@ mod tests {
     fn an_empty_header_has_no_value() {
         let request = PlainRequest::new("GET", "a", "/").with_header("k", "");
 
-        assert_eq!(request.header("k"), Header::One(Vec::new()));
+        assert_eq!(request.header("k"), Header::One(b""));
         assert_eq!(request.value("k"), None);
     }
 }

@@ -13,10 +13,10 @@ use crate::text;
 /// The end of one stream, as far as the host shows it.
 pub trait Response {
     /// The response's header `name`, which is in lower case; `:status` included.
-    fn header(&self, name: &str) -> Header;
+    fn header(&self, name: &str) -> Header<'_>;
 
     /// The response's trailer `name`, which is in lower case.
-    fn trailer(&self, name: &str) -> Header;
+    fn trailer(&self, name: &str) -> Header<'_>;
 
     /// A property of the host by its path, whose elements have NUL between them, as raw bytes;
     /// `None` when it is absent, empty, or can't be read.
@@ -25,7 +25,7 @@ pub trait Response {
     /// The status that was sent to the client; `None` where none was.
     fn status(&self) -> Option<u16> {
         let status = self.header(":status").value()?;
-        u16::try_from(text::parse_decimal(&status)?).ok()
+        u16::try_from(text::parse_decimal(status)?).ok()
     }
 }
 
@@ -34,11 +34,11 @@ pub trait Response {
 pub struct NoResponse;
 
 impl Response for NoResponse {
-    fn header(&self, _name: &str) -> Header {
+    fn header(&self, _name: &str) -> Header<'_> {
         Header::Missing
     }
 
-    fn trailer(&self, _name: &str) -> Header {
+    fn trailer(&self, _name: &str) -> Header<'_> {
         Header::Missing
     }
 
@@ -94,11 +94,11 @@ impl PlainResponse {
 }
 
 impl Response for PlainResponse {
-    fn header(&self, name: &str) -> Header {
+    fn header(&self, name: &str) -> Header<'_> {
         only(&self.headers, name)
     }
 
-    fn trailer(&self, name: &str) -> Header {
+    fn trailer(&self, name: &str) -> Header<'_> {
         only(&self.trailers, name)
     }
 
@@ -108,11 +108,11 @@ impl Response for PlainResponse {
     }
 }
 
-fn only(fields: &[(String, Vec<u8>)], name: &str) -> Header {
+fn only<'a>(fields: &'a [(String, Vec<u8>)], name: &str) -> Header<'a> {
     let mut found = fields.iter().filter(|(own, _)| own == name);
     match (found.next(), found.next()) {
         (None, _) => Header::Missing,
-        (Some((_, value)), None) => Header::One(value.clone()),
+        (Some((_, value)), None) => Header::One(value),
         (Some(_), Some(_)) => Header::Repeated,
     }
 }

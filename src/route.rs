@@ -103,6 +103,14 @@ impl Known {
 }
 
 fn by_rules(config: &Config, request: &dyn Request) -> Choice {
+    if config.routes.is_empty() {
+        return config.default_policy.clone();
+    }
+    first_match(config, request)
+}
+
+#[inline(never)]
+fn first_match(config: &Config, request: &dyn Request) -> Choice {
     let seen = Seen::new(request);
     config
         .routes
@@ -117,8 +125,8 @@ struct Seen<'a> {
     request: &'a dyn Request,
     route_name: OnceCell<Option<Vec<u8>>>,
     host: OnceCell<Option<Vec<u8>>>,
-    path: OnceCell<Option<Vec<u8>>>,
-    method: OnceCell<Option<Vec<u8>>>,
+    path: OnceCell<Option<&'a [u8]>>,
+    method: OnceCell<Option<&'a [u8]>>,
 }
 
 impl<'a> Seen<'a> {
@@ -175,18 +183,18 @@ impl<'a> Seen<'a> {
         let method = self.method.get_or_init(|| self.request.value(":method"));
         rule.methods
             .iter()
-            .any(|wanted| method.as_deref() == Some(wanted.as_bytes()))
+            .any(|wanted| *method == Some(wanted.as_bytes()))
     }
 
     fn has_headers(&self, rule: &RouteMatch) -> bool {
         rule.headers
             .iter()
-            .all(|(name, wanted)| self.request.header(name) == Header::One(wanted.clone().into()))
+            .all(|(name, wanted)| self.request.header(name) == Header::One(wanted.as_bytes()))
     }
 }
 
 /// The host in lower case, without port. An IPv6 address keeps its brackets.
-fn bare_host(authority: Vec<u8>) -> Vec<u8> {
+fn bare_host(authority: &[u8]) -> Vec<u8> {
     let mut host = authority.to_ascii_lowercase();
     let in_brackets = host
         .iter()
@@ -265,10 +273,10 @@ mod tests {
 
     #[test]
     fn the_port_is_no_part_of_the_host() {
-        assert_eq!(bare_host(b"Example.com:80".to_vec()), b"example.com");
-        assert_eq!(bare_host(b"[::1]:80".to_vec()), b"[::1]");
-        assert_eq!(bare_host(b"[::1]".to_vec()), b"[::1]");
-        assert_eq!(bare_host(b"example.com".to_vec()), b"example.com");
+        assert_eq!(bare_host(b"Example.com:80"), b"example.com");
+        assert_eq!(bare_host(b"[::1]:80"), b"[::1]");
+        assert_eq!(bare_host(b"[::1]"), b"[::1]");
+        assert_eq!(bare_host(b"example.com"), b"example.com");
     }
 
     #[test]

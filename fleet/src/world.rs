@@ -80,14 +80,14 @@ struct Waiting {
 }
 
 /// A request of a key, as far as the configuration looks at it.
-struct Asking(usize);
+struct Asking(String);
 
 impl Request for Asking {
-    fn header(&self, name: &str) -> Header {
+    fn header(&self, name: &str) -> Header<'_> {
         match name {
-            ":method" => Header::One(b"GET".to_vec()),
-            ":path" => Header::One(b"/".to_vec()),
-            "x-key" => Header::One(format!("k{}", self.0).into_bytes()),
+            ":method" => Header::One(b"GET"),
+            ":path" => Header::One(b"/"),
+            "x-key" => Header::One(self.0.as_bytes()),
             _ => Header::Missing,
         }
     }
@@ -187,7 +187,7 @@ impl<'a> World<'a> {
             Wall(self.now),
             &mut self.shared[gate / self.setting.workers],
         );
-        match self.gates[gate].handle_request(|| wall, stream, &Asking(key), shared) {
+        match self.gates[gate].handle_request(|| wall, stream, &Asking(format!("k{key}")), shared) {
             Flow::Release(release) => self.release(gate, key, stream, &release, None),
             Flow::Wait => {
                 if self.meters[key].is_measured(self.now) {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::RateLimitHeaders;
-use crate::decision::CheckError;
+use crate::decision::{CheckError, Told};
 use crate::descriptor::tests::{Random, policy_of};
 
 #[test]
@@ -23,10 +23,10 @@ fn every_reason_has_its_statuses_details_and_problem() {
         ),
     ];
     for (reason, rejected_status, status, grpc_status, kind) in cases {
-        let decision = Decision {
+        let decision = Decision::deny(reason).telling(Told {
             rejected_status,
-            ..Decision::deny(reason)
-        };
+            ..Told::default()
+        });
         let denial = Denial::new(reason, &decision, &policy_of(vec![]), &Facts::default());
 
         assert_eq!((denial.status, denial.grpc_status), (status, grpc_status));
@@ -41,7 +41,7 @@ fn every_reason_has_its_statuses_details_and_problem() {
 
 #[test]
 fn a_whole_denial_over_http() {
-    let decision = Decision {
+    let decision = Decision::deny(DenyReason::QuotaExceeded).telling(Told {
         retry_after: Some(Duration::from_millis(2_001)),
         limits: Limits {
             limit: Some(10),
@@ -49,8 +49,8 @@ fn a_whole_denial_over_http() {
             reset: Some(Duration::from_secs(30)),
             window: Some(Duration::from_secs(60)),
         },
-        ..Decision::deny(DenyReason::QuotaExceeded)
-    };
+        ..Told::default()
+    });
     let facts = Facts {
         request_id: Some(b"r-1".to_vec()),
         ..Facts::default()
@@ -139,14 +139,14 @@ fn the_policy_chooses_the_statuses() {
 #[test]
 fn says_when_to_come_again_where_time_cures_it() {
     let seconds = |reason, retry_after: Option<u64>, reset: Option<u64>| {
-        let decision = Decision {
+        let decision = Decision::deny(reason).telling(Told {
             retry_after: retry_after.map(Duration::from_millis),
             limits: Limits {
                 reset: reset.map(Duration::from_millis),
                 ..Limits::NONE
             },
-            ..Decision::deny(reason)
-        };
+            ..Told::default()
+        });
         let denial = Denial::new(reason, &decision, &policy_of(vec![]), &Facts::default());
         let body: serde_json::Value = serde_json::from_slice(&denial.body).unwrap();
         let header = shown(&denial)

@@ -6,7 +6,7 @@ use super::lease::Grant;
 use super::pending::{Call, Purpose, Waiter};
 use super::reply::{CallEnd, classify, is_late};
 use super::{CallId, Gate, StreamId, Turn, Visit, is_peek};
-use crate::decision::{AllowReason, CheckError, Decision, DenyReason};
+use crate::decision::{AllowReason, CheckError, Decision, DenyReason, Told};
 use crate::metrics::{CalloutResult, Metric};
 use crate::time::{Instant, millis};
 use crate::wire::{Reply, ReplyOutcome};
@@ -274,18 +274,18 @@ fn peeked(mut reply: Reply) -> Reply {
 }
 
 fn decision_of(reply: &Reply) -> Decision {
-    let mut decision = match reply.outcome {
-        ReplyOutcome::Granted { .. } => Decision::allow(AllowReason::WithinQuota),
-        ReplyOutcome::Denied => Decision::deny(DenyReason::QuotaExceeded),
+    let (decision, rejected_status) = match reply.outcome {
+        ReplyOutcome::Granted { .. } => (Decision::allow(AllowReason::WithinQuota), None),
+        ReplyOutcome::Denied => (Decision::deny(DenyReason::QuotaExceeded), None),
         ReplyOutcome::Rejected { status } => {
-            let mut decision = Decision::deny(DenyReason::KeyRejected);
-            decision.rejected_status = Some(status);
-            decision
+            (Decision::deny(DenyReason::KeyRejected), Some(status))
         }
     };
-    decision.limits = reply.limits;
-    decision.retry_after = reply.retry_after.or(reply.limits.reset);
-    decision
+    decision.telling(Told {
+        retry_after: reply.retry_after.or(reply.limits.reset),
+        rejected_status,
+        limits: reply.limits,
+    })
 }
 
 const fn result_of(reply: &Result<Reply, CheckError>) -> CalloutResult {

@@ -34,12 +34,13 @@
 //! (and counted as the one that left). An entry that would take more than a sixteenth of the bytes
 //! is not held at all.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use core::time::Duration;
 
 use super::table::{Place, Table};
 use crate::config::CacheTtls;
-use crate::decision::{AllowReason, Decision, DenyReason, Limits};
+use crate::decision::{AllowReason, Decision, DenyReason, Limits, Told};
 use crate::time::{Instant, nanos};
 use crate::wire::{Caching, Reply, ReplyOutcome};
 
@@ -90,35 +91,44 @@ pub enum Kind {
     },
 }
 
-/// An answer that is used again.
+/// An answer that is used again, where it lies.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Cached {
+pub struct Cached<'a> {
     /// What it was.
     pub kind: Kind,
-    /// What was told of the limit; `reset` is what remains of it.
-    pub limits: Limits,
-    /// What remains of the time after which to ask again.
-    pub retry_after: Option<Duration>,
+    /// What was told with it, if anything was.
+    told: Option<&'a Told>,
+    age: Duration,
 }
 
-impl Cached {
+impl Cached<'_> {
     /// The decision it leads to; `reason` is that of an allow.
     #[must_use]
-    pub const fn decision(&self, reason: AllowReason) -> Decision {
-        let mut decision = match self.kind {
+    pub fn decision(&self, reason: AllowReason) -> Decision {
+        let decision = match self.kind {
             Kind::Allowed => Decision::allow(reason),
             Kind::Denied => Decision::deny(DenyReason::QuotaExceeded),
             Kind::Rejected { .. } => Decision::deny(DenyReason::KeyRejected),
         };
-        if let Kind::Rejected { status } = self.kind {
-            decision.rejected_status = Some(status);
+        match self.told {
+            None => decision,
+            Some(told) => decision.telling(self.remaining(told)),
         }
-        decision.limits = self.limits;
-        decision.retry_after = match self.retry_after {
-            Some(retry_after) => Some(retry_after),
-            None => self.limits.reset,
-        };
-        decision
+    }
+
+    /// What is still to be told: the times are what remains of them.
+    #[inline(never)]
+    fn remaining(&self, told: &Told) -> Told {
+        let remains = |time: Option<Duration>| time.map(|time| time.saturating_sub(self.age));
+        let reset = remains(told.limits.reset);
+        Told {
+            retry_after: remains(told.retry_after).or(reset),
+            limits: Limits {
+                reset,
+                ..told.limits
+            },
+            ..*told
+        }
     }
 }
 
@@ -148,7 +158,13 @@ impl Cache {
     }
 
     /// The answer that counts as new for a request of this key and cost.
-    pub fn get(&mut self, now: Instant, key: &[u8], cost: u64, ttls: &CacheTtls) -> Option<Cached> {
+    pub fn get(
+        &mut self,
+        now: Instant,
+        key: &[u8],
+        cost: u64,
+        ttls: &CacheTtls,
+    ) -> Option<Cached<'_>> {
         self.answer(now, key, cost, |entry| entry.fresh_for(ttls))
     }
 
@@ -159,7 +175,7 @@ impl Cache {
         key: &[u8],
         cost: u64,
         ttls: &CacheTtls,
-    ) -> Option<Cached> {
+    ) -> Option<Cached<'_>> {
         let more = nanos(ttls.stale_if_error);
         self.answer(now, key, cost, |entry| {
             entry.fresh_for(ttls).saturating_add(more)
@@ -210,21 +226,17 @@ impl Cache {
         key: &[u8],
         cost: u64,
         lasts: impl FnOnce(&Entry) -> u64,
-    ) -> Option<Cached> {
+    ) -> Option<Cached<'_>> {
         let entry = self.table.find_mut(key)?;
         let age = now.since(entry.stored);
         if now >= entry.over || nanos(age) >= lasts(entry) || !entry.holds_for(cost) {
             return None;
         }
         entry.used = true;
-        let mut limits = entry.limits;
-        limits.reset = limits.reset.map(|reset| reset.saturating_sub(age));
         Some(Cached {
             kind: entry.kind,
-            limits,
-            retry_after: entry
-                .retry_after
-                .map(|retry_after| retry_after.saturating_sub(age)),
+            told: entry.told.as_deref(),
+            age,
         })
     }
 
@@ -301,8 +313,8 @@ impl Cache {
 struct Entry {
     kind: Kind,
     cost: u64,
-    limits: Limits,
-    retry_after: Option<Duration>,
+    /// What was told with it, with the times as they were then.
+    told: Option<Box<Told>>,
     stored: Instant,
     /// How long it counts as new, in nanoseconds, by the terms it was stored under.
     fresh_ns: u64,
@@ -328,8 +340,7 @@ impl Entry {
         (!lasts.is_zero()).then(|| Self {
             kind: answer.kind,
             cost: answer.cost,
-            limits: answer.limits,
-            retry_after: answer.retry_after,
+            told: told_of(answer),
             stored: now,
             fresh_ns: nanos(fresh),
             over: now.after(lasts),
@@ -349,6 +360,19 @@ impl Entry {
             Kind::Rejected { .. } => true,
         }
     }
+}
+
+/// What is to be told again with an answer, if there is anything.
+fn told_of(answer: &Answer) -> Option<Box<Told>> {
+    let told = Told {
+        retry_after: answer.retry_after,
+        rejected_status: match answer.kind {
+            Kind::Rejected { status } => Some(status),
+            Kind::Allowed | Kind::Denied => None,
+        },
+        limits: answer.limits,
+    };
+    (told != Told::default()).then(|| Box::new(told))
 }
 
 const fn ttl_of(kind: Kind, ttls: &CacheTtls) -> Duration {

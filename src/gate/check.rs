@@ -156,7 +156,8 @@ impl Gate {
                 .and_then(|_| request.route_name()),
             request_id: wire
                 .filter(|wire| wire.tells_request_id())
-                .and_then(|_| request.value("x-request-id")),
+                .and_then(|_| request.value("x-request-id"))
+                .map(<[u8]>::to_vec),
         }
     }
 
@@ -219,13 +220,11 @@ struct Order {
 /// The time that the client itself has set for its request: `grpc-timeout`, or what a trusted
 /// Envoy in front of this one expects.
 pub(super) fn own_deadline(request: &dyn Request) -> Option<Duration> {
-    let grpc = request
-        .value("grpc-timeout")
-        .and_then(|text| grpc_timeout(&text));
+    let grpc = request.value("grpc-timeout").and_then(grpc_timeout);
     let expected = request
         .value("x-envoy-expected-rq-timeout-ms")
         .filter(|_| is_internal(request))
-        .and_then(|text| text::parse_decimal(&text))
+        .and_then(text::parse_decimal)
         .map(Duration::from_millis);
     grpc.into_iter().chain(expected).min()
 }
@@ -235,9 +234,7 @@ pub(super) fn chosen_failure_mode(policy: &Policy, request: &dyn Request) -> Fai
     let Some(header) = &policy.failure_mode_header else {
         return policy.failure_mode;
     };
-    let chosen = request
-        .value(header)
-        .and_then(|word| FailureMode::from_code(&word));
+    let chosen = request.value(header).and_then(FailureMode::from_code);
     match chosen {
         Some(FailureMode::FailLocal) if policy.local_limit.is_none() => policy.failure_mode,
         Some(mode) if is_internal(request) => mode,

@@ -189,7 +189,9 @@ impl Pending {
 
     /// Notes that the client of a waiting stream is gone.
     pub(super) fn leave(&mut self, stream: StreamId) {
-        if let Some(waiter) = self.waiters.get_mut(&u64::from(stream.0)) {
+        if !self.waiters.is_empty()
+            && let Some(waiter) = self.waiters.get_mut(&u64::from(stream.0))
+        {
             waiter.gone = true;
         }
     }

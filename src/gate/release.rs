@@ -7,7 +7,7 @@ use core::time::Duration;
 use super::pending::Waiter;
 use super::{Ask, Effect, Gate, Release, StreamId, Turn};
 use crate::config::{Emergency, EmergencyMode, Enforcement, FailureMode, Policy, RateLimitHeaders};
-use crate::decision::{AllowReason, CheckError, Decision, DenyReason, Limits, Outcome};
+use crate::decision::{AllowReason, CheckError, Decision, DenyReason, Limits, Outcome, Told};
 use crate::fields;
 use crate::metrics::{self, Metric};
 use crate::text;
@@ -46,9 +46,11 @@ impl Gate {
         match ask.failure_mode {
             FailureMode::FailOpen => Decision::allow(AllowReason::FailedOpen),
             FailureMode::FailClosed => {
-                let mut decision = Decision::deny(DenyReason::QuotaUnavailable);
-                decision.retry_after = self.retry_after(ask.policy.backend, turn.wall);
-                decision
+                let retry_after = self.retry_after(ask.policy.backend, turn.wall);
+                Decision::deny(DenyReason::QuotaUnavailable).telling(Told {
+                    retry_after,
+                    ..Told::default()
+                })
             }
             FailureMode::FailLocal => self.local(turn, ask),
         }
@@ -68,11 +70,10 @@ impl Gate {
             turn.shared,
         ) {
             Ok(()) => Decision::allow(AllowReason::FailedLocal),
-            Err(over) => {
-                let mut decision = Decision::deny(DenyReason::LocalExceeded);
-                decision.retry_after = over.retry_after();
-                decision
-            }
+            Err(over) => Decision::deny(DenyReason::LocalExceeded).telling(Told {
+                retry_after: over.retry_after(),
+                ..Told::default()
+            }),
         }
     }
 
@@ -122,7 +123,7 @@ impl Gate {
             return self.settle_gone(now, waiter, &release.decision, charged);
         }
         if matches!(release.decision.outcome, Outcome::Allow(_)) {
-            self.note_limits(stream, &waiter.ask.policy, &release.decision.limits);
+            self.note_limits(stream, &waiter.ask.policy, &release.decision.told().limits);
         }
         self.open_settlement(stream, waiter.ask, &release.decision, charged);
         self.effects.push_back(Effect::Release(stream, release));
@@ -178,7 +179,9 @@ impl Gate {
 
     fn common_log_state(&mut self, policy: Option<&Rc<Policy>>, decision: &Decision) -> Rc<str> {
         let place = metrics::place(policy.map(|policy| policy.index), decision.outcome);
-        let key = (place, decision.cause);
+        let causes = CheckError::ALL.len().saturating_add(1);
+        let cause = decision.cause.map_or(0, CheckError::place);
+        let key = place.saturating_mul(causes).saturating_add(cause);
         if let Some(known) = self.log_states.get(&key) {
             return Rc::clone(known);
         }

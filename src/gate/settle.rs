@@ -177,7 +177,9 @@ impl Gate {
 
     /// A stream that is over without having been told so: nobody will say what it used.
     pub(super) fn settle_closed(&mut self, stream: StreamId) {
-        if let Some(open) = self.settlements.open.remove(&stream.0) {
+        if self.settles(stream)
+            && let Some(open) = self.settlements.open.remove(&stream.0)
+        {
             self.settle(self.clock.last(), *open, &NoResponse);
         }
     }

@@ -231,7 +231,8 @@ fn an_allow_may_outlast_the_window_it_was_given_in() {
     cache.put(at(0), KEY, &answer, &ALL_ON);
 
     let cached = cache.get(at(500), KEY, 1, &ALL_ON).unwrap();
-    assert_eq!(cached.limits.reset, Some(Duration::ZERO));
+    let told = cached.decision(AllowReason::Cached).told();
+    assert_eq!(told.limits.reset, Some(Duration::ZERO));
 }
 
 #[test]
@@ -305,12 +306,14 @@ fn tells_what_remains_of_the_wait_and_of_the_window() {
         .unwrap()
         .decision(AllowReason::Cached);
 
-    let mut expected = Decision::deny(DenyReason::QuotaExceeded);
-    expected.retry_after = Some(ms(500));
-    expected.limits = Limits {
-        reset: Some(ms(600)),
-        ..limits
-    };
+    let expected = Decision::deny(DenyReason::QuotaExceeded).telling(Told {
+        retry_after: Some(ms(500)),
+        limits: Limits {
+            reset: Some(ms(600)),
+            ..limits
+        },
+        ..Told::default()
+    });
     assert_eq!(decision, expected);
 }
 
@@ -323,7 +326,7 @@ fn a_rejection_keeps_the_backend_s_status() {
         .get(at(1), KEY, 1, &ALL_ON)
         .unwrap()
         .decision(AllowReason::Cached);
-    assert_eq!(decision.rejected_status, Some(401));
+    assert_eq!(decision.told().rejected_status, Some(401));
 }
 
 #[test]
@@ -507,8 +510,9 @@ fn never_answers_what_a_plain_map_would_not() {
                 plain.insert(key, (now_ms, answer, terms));
             } else {
                 let cost = random.below(5);
-                let fresh = cache.get(at(now_ms), &key, cost, &terms);
-                let stale = cache.stale(at(now_ms), &key, cost, &terms);
+                let seen = |cached: Cached<'_>| (cached.kind, cached.decision(AllowReason::Cached));
+                let fresh = cache.get(at(now_ms), &key, cost, &terms).map(seen);
+                let stale = cache.stale(at(now_ms), &key, cost, &terms).map(seen);
                 assert!(fresh.is_none() || fresh == stale, "fresh but not usable");
                 let (stored, answer, stored_terms) = match plain.get(&key) {
                     Some((stored, answer, terms)) => (*stored, answer, terms),
@@ -516,10 +520,12 @@ fn never_answers_what_a_plain_map_would_not() {
                 };
                 answered += u32::from(stale.is_some());
                 let terms = [stored_terms, &terms];
-                assert_justified(now_ms - stored, fresh, answer, terms, cost, Duration::ZERO);
+                let kind_of = |seen: Option<(Kind, Decision)>| seen.map(|(kind, _)| kind);
+                let age_ms = now_ms - stored;
+                assert_justified(age_ms, kind_of(fresh), answer, terms, cost, Duration::ZERO);
                 assert_justified(
-                    now_ms - stored,
-                    stale,
+                    age_ms,
+                    kind_of(stale),
                     answer,
                     terms,
                     cost,
@@ -535,14 +541,14 @@ fn never_answers_what_a_plain_map_would_not() {
 #[track_caller]
 fn assert_justified(
     age_ms: u64,
-    found: Option<Cached>,
+    found: Option<Kind>,
     answer: &Answer,
     terms: [&CacheTtls; 2],
     cost: u64,
     more: Duration,
 ) {
     let Some(found) = found else { return };
-    assert_eq!(found.kind, answer.kind);
+    assert_eq!(found, answer.kind);
     assert!(!answer.caching.no_store);
     let ttl = |terms: &CacheTtls| match answer.kind {
         Kind::Allowed => terms.allow,
@@ -614,7 +620,7 @@ const fn max_age(mut answer: Answer, millis: u64) -> Answer {
     answer
 }
 
-fn kind_of(cached: Option<Cached>) -> Option<Kind> {
+fn kind_of(cached: Option<Cached<'_>>) -> Option<Kind> {
     cached.map(|cached| cached.kind)
 }
 

@@ -50,9 +50,9 @@ fn units_up(millionths: i128) -> u64 {
 /// A part in thousandths; `None` where it is not there or no number from 0 on.
 fn part_of(place: &UsagePlace, response: &dyn Response) -> Option<i64> {
     let number = match place {
-        UsagePlace::Header(name) => text_number(&response.header(name).value()?)?,
+        UsagePlace::Header(name) => text_number(response.header(name).value()?)?,
         UsagePlace::Metadata(path) => metadata_number(&response.property(path)?)?,
-        UsagePlace::Trailer(name) => text_number(&response.trailer(name).value()?)?,
+        UsagePlace::Trailer(name) => text_number(response.trailer(name).value()?)?,
     };
     let thousandths = number.as_thousandths();
     (thousandths >= 0).then_some(thousandths.min(THOUSANDTHS_MAX))
