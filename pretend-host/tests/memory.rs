@@ -41,11 +41,17 @@ fn memory_is_flat_over_configuration_pushes() {
     }
     let warm = host.memory(0);
 
-    for number in 5..9 {
+    for number in 5..11 {
         push(&mut host, number);
     }
 
-    assert_eq!(host.memory(0), warm);
+    // Holes between what stays may cost a page or two yet. What each push left behind for good,
+    // from 20 KB on, would be more.
+    let end = host.memory(0);
+    assert!(
+        end <= warm + warm / 40,
+        "{warm} bytes, {end} after six more pushes"
+    );
     assert_eq!(host.roots(0), 1);
     assert_eq!(host.traps(), [""; 0]);
 }

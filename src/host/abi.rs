@@ -6,11 +6,15 @@
 //! proxy calls each one that it finds, on every stream.
 //!
 //! A value that the host returns lies in memory that it asked for through
-//! `proxy_on_memory_allocate`; it is ours from then on, and is taken back as a `Vec`.
+//! `proxy_on_memory_allocate`; it is ours from then on, as [`Bytes`]. Most of the time it is one
+//! and the same block, for a request needs one value at a time: the allocator is then left out of
+//! it.
 
 #![allow(unsafe_code)]
 
 use alloc::vec::Vec;
+use core::cell::{Cell, UnsafeCell};
+use core::ops::Deref;
 use core::ptr;
 
 use super::vm;
@@ -138,6 +142,13 @@ mod import {
             pairs: *mut *mut u8,
             size: *mut usize,
         ) -> u32;
+        pub(super) fn proxy_add_header_map_value(
+            map: u32,
+            name: *const u8,
+            name_size: usize,
+            value: *const u8,
+            size: usize,
+        ) -> u32;
         pub(super) fn proxy_replace_header_map_value(
             map: u32,
             name: *const u8,
@@ -201,19 +212,67 @@ mod import {
     }
 }
 
-/// What a call of the host gave back: its bytes are taken into a `Vec`.
-fn returned(call: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> Option<Vec<u8>> {
-    let mut data: *mut u8 = ptr::null_mut();
-    let mut size: usize = 0;
-    if call(&raw mut data, &raw mut size) != OK {
-        return None;
+/// The block that values are lent from.
+static BLOCK: Alone<UnsafeCell<[u8; BLOCK_BYTES]>> = Alone(UnsafeCell::new([0; BLOCK_BYTES]));
+
+/// Whether somebody holds a value in the block.
+static LENT: Alone<Cell<bool>> = Alone(Cell::new(false));
+
+fn block() -> *mut u8 {
+    BLOCK.0.get().cast()
+}
+
+/// A value that the host returned.
+#[derive(Debug)]
+pub(super) struct Bytes {
+    data: *mut u8,
+    size: usize,
+}
+
+impl Bytes {
+    /// No bytes.
+    pub(super) const NONE: Self = Self {
+        data: ptr::null_mut(),
+        size: 0,
+    };
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        if self.data.is_null() {
+            return &[];
+        }
+        // SAFETY: the host filled `size` bytes of a block that it got for this value alone, and
+        // that is given back when this is dropped.
+        unsafe { core::slice::from_raw_parts(self.data, self.size) }
     }
-    if data.is_null() {
-        return Some(Vec::new());
+}
+
+impl Drop for Bytes {
+    fn drop(&mut self) {
+        if self.data == block() {
+            LENT.0.set(false);
+        } else if !self.data.is_null() {
+            // SAFETY: `proxy_on_memory_allocate` allocated exactly `size` bytes as a `Vec<u8>`.
+            drop(unsafe { Vec::from_raw_parts(self.data, self.size, self.size) });
+        }
     }
-    // SAFETY: the host filled `size` bytes of the block that it got for this value from
-    // `proxy_on_memory_allocate`, which allocated exactly `size` bytes as a `Vec<u8>`.
-    Some(unsafe { Vec::from_raw_parts(data, size, size) })
+}
+
+/// What a call of the host gave back.
+fn returned(call: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> Option<Bytes> {
+    let lent = LENT.0.get();
+    let mut bytes = Bytes::NONE;
+    let status = call(&raw mut bytes.data, &raw mut bytes.size);
+    if status == OK {
+        return Some(bytes);
+    }
+    // What the host took for a value that it did not return after all.
+    LENT.0.set(lent);
+    core::mem::forget(bytes);
+    None
 }
 
 /// Writes a line to the host's log.
@@ -237,7 +296,7 @@ pub(super) fn set_tick_period(millis: u32) {
 }
 
 /// A property by its path, whose elements are separated by NUL.
-pub(super) fn property(path: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn property(path: &[u8]) -> Option<Bytes> {
     returned(|value, size| {
         // SAFETY: the host reads the path and writes the two results.
         unsafe { import::proxy_get_property(path.as_ptr(), path.len(), value, size) }
@@ -253,7 +312,7 @@ pub(super) fn set_property(path: &[u8], value: &[u8]) {
 }
 
 /// The first value of a header; `None` where there is none.
-pub(super) fn header(map: Map, name: &str) -> Option<Vec<u8>> {
+pub(super) fn header(map: Map, name: &str) -> Option<Bytes> {
     returned(|value, size| {
         // SAFETY: the host reads the name and writes the two results.
         unsafe {
@@ -263,11 +322,26 @@ pub(super) fn header(map: Map, name: &str) -> Option<Vec<u8>> {
 }
 
 /// All headers, serialized as the ABI does; `None` where the map is not there.
-pub(super) fn header_pairs(map: Map) -> Option<Vec<u8>> {
+pub(super) fn header_pairs(map: Map) -> Option<Bytes> {
     returned(|value, size| {
         // SAFETY: the host writes the two results.
         unsafe { import::proxy_get_header_map_pairs(map.code(), value, size) }
     })
+}
+
+/// Adds a header to those of its name; `false` when the host refuses.
+pub(super) fn add_header(map: Map, name: &str, value: &[u8]) -> bool {
+    // SAFETY: the host only reads both, during the call.
+    let status = unsafe {
+        import::proxy_add_header_map_value(
+            map.code(),
+            name.as_ptr(),
+            name.len(),
+            value.as_ptr(),
+            value.len(),
+        )
+    };
+    status == OK
 }
 
 /// Sets a header to one value, whatever was there before.
@@ -285,16 +359,16 @@ pub(super) fn set_header(map: Map, name: &str, value: &[u8]) {
 }
 
 /// At most `max` bytes from the start of a buffer; empty where there are none.
-pub(super) fn buffer(buffer: Buffer, max: usize) -> Vec<u8> {
+pub(super) fn buffer(buffer: Buffer, max: usize) -> Bytes {
     returned(|value, size| {
         // SAFETY: the host writes the two results.
         unsafe { import::proxy_get_buffer_bytes(buffer.code(), 0, max, value, size) }
     })
-    .unwrap_or_default()
+    .unwrap_or(Bytes::NONE)
 }
 
 /// A value that the workers share, and its version; empty and 0 where there is none.
-pub(super) fn shared_data(key: &str) -> (Vec<u8>, u32) {
+pub(super) fn shared_data(key: &str) -> (Bytes, u32) {
     let mut version = 0;
     let value = returned(|value, size| {
         // SAFETY: the host reads the key and writes the three results.
@@ -302,7 +376,7 @@ pub(super) fn shared_data(key: &str) -> (Vec<u8>, u32) {
             import::proxy_get_shared_data(key.as_ptr(), key.len(), value, size, &raw mut version)
         }
     });
-    value.map_or((Vec::new(), 0), |value| (value, version))
+    value.map_or((Bytes::NONE, 0), |value| (value, version))
 }
 
 /// Writes a shared value if its version is still this one (0 stands for any).
@@ -400,6 +474,9 @@ pub(super) fn record_metric(metric: u32, value: u64) {
     let _status = unsafe { import::proxy_record_metric(metric, value) };
 }
 
+/// The headers of an ordinary request fit in.
+const BLOCK_BYTES: usize = 4096;
+
 const CONTINUE: u32 = 0;
 const PAUSE: u32 = 1;
 
@@ -410,6 +487,9 @@ const fn action(go_on: bool) -> u32 {
 /// Memory for a value that the host is about to return.
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_memory_allocate(size: usize) -> *mut u8 {
+    if size <= BLOCK_BYTES && !LENT.0.replace(true) {
+        return block();
+    }
     let mut block = Vec::<u8>::with_capacity(size);
     let start = block.as_mut_ptr();
     core::mem::forget(block);

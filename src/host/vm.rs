@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::mem::ManuallyDrop;
 
-use super::abi::{self, Alone, Buffer, Level, Map, MetricKind};
+use super::abi::{self, Alone, Buffer, Bytes, Level, Map, MetricKind};
 use super::view::{HostRequest, HostResponse, HostShared};
 use crate::config::parse;
 use crate::decision::Outcome;
@@ -58,6 +58,8 @@ struct Root {
     seen: u64,
     /// Streams that have begun and not ended.
     streams: u32,
+    /// Those that wait and whose client sent the header that tells the decision: next to none.
+    forged: SortedMap<u32, ()>,
     /// Another configuration is in force: the host may forget this one with its last stream.
     replaced: bool,
 }
@@ -145,7 +147,8 @@ pub(super) fn on_request_headers(stream: u32) -> bool {
             return refuse();
         };
         let id = StreamId(stream);
-        match gate.handle_request(wall, id, &HostRequest::default(), &mut HostShared) {
+        let request = HostRequest::default();
+        match gate.handle_request(wall, id, &request, &mut HostShared) {
             Flow::Answer(answer) => {
                 root.drain(None);
                 send(&answer);
@@ -153,15 +156,19 @@ pub(super) fn on_request_headers(stream: u32) -> bool {
             }
             Flow::Release(release) => {
                 root.drain(None);
-                carry_out(&release)
+                carry_out(&release, &request, !request.is_without(DECISION_HEADER))
             }
             Flow::Wait => {
+                let forged = !request.is_without(DECISION_HEADER);
+                if forged {
+                    root.forged.insert(stream, ());
+                }
                 // The host may refuse the call at once: then the stream is released within its
                 // own callback, where it can't be resumed, only told to go on.
                 let mut own = Some((id, None));
                 root.drain(own.as_mut());
                 own.and_then(|(_, release)| release)
-                    .is_some_and(|release| carry_out(&release))
+                    .is_some_and(|release| carry_out(&release, &request, forged))
             }
         }
     })
@@ -215,7 +222,7 @@ pub(super) fn on_http_call_response(root: u32, token: u32, headers: u32) {
         if headers == 0 {
             root.end(now, call, CallEnd::Broken);
         } else {
-            let bytes = abi::header_pairs(Map::CallReply).unwrap_or_default();
+            let bytes = abi::header_pairs(Map::CallReply).unwrap_or(Bytes::NONE);
             let headers = pairs::parse(&bytes);
             let status = value(&headers, b":status").and_then(status_of);
             match (status, value(&headers, FROM_BACKEND)) {
@@ -224,7 +231,7 @@ pub(super) fn on_http_call_response(root: u32, token: u32, headers: u32) {
                 (Some(status), Some(_)) => {
                     let body = match root.gate.as_ref().is_some_and(|gate| gate.reads_body(call)) {
                         true => abi::buffer(Buffer::CallReply, BODY_BYTES_MAX.saturating_add(1)),
-                        false => Vec::new(),
+                        false => Bytes::NONE,
                     };
                     let reply = RawReply {
                         status,
@@ -252,6 +259,9 @@ pub(super) fn on_log(stream: u32) {
                 gate.handle_close(id);
             }
             root.streams = root.streams.saturating_sub(1);
+            if !root.forged.is_empty() {
+                root.forged.remove(&stream);
+            }
             // What it has counted must not go with it.
             if root.replaced && root.streams == 0 {
                 root.flush();
@@ -345,7 +355,10 @@ impl Root {
                 Effect::Log(level, line) => abi::log(level_of(level), &line),
                 Effect::Release(stream, release) => match &mut own {
                     Some((running, slot)) if *running == stream => *slot = Some(release),
-                    Some(_) | None => resume(stream, &release),
+                    Some(_) | None => {
+                        let forged = self.forged.remove(&stream.0).is_some();
+                        resume(stream, &release, forged);
+                    }
                 },
             }
         }
@@ -445,26 +458,26 @@ fn metric_id(kind: Kind, name: String) -> Option<u32> {
 }
 
 /// Lets a stream leave from the callback of another context.
-fn resume(stream: StreamId, release: &Release) {
-    if abi::set_effective_context(stream.0) && carry_out(release) {
+fn resume(stream: StreamId, release: &Release, forged: bool) {
+    if abi::set_effective_context(stream.0) && carry_out(release, &HostRequest::default(), forged) {
         abi::continue_request();
     }
 }
 
-/// Marks or answers the request in effect; `true` when it may go on.
-fn carry_out(release: &Release) -> bool {
+/// Marks or answers the request in effect; `true` when it may go on. `forged` says that the client
+/// may have sent the header that tells the decision: to replace one costs the host a search of all.
+fn carry_out(release: &Release, request: &HostRequest, forged: bool) -> bool {
     abi::set_property(LOG_STATE, release.log_state.as_bytes());
     match release.decision.outcome {
         Outcome::Allow(reason) => {
-            abi::set_header(
-                Map::Request,
-                DECISION_HEADER,
-                reason.header_value().as_bytes(),
-            );
+            let told = reason.header_value().as_bytes();
+            if forged || !abi::add_header(Map::Request, DECISION_HEADER, told) {
+                abi::set_header(Map::Request, DECISION_HEADER, told);
+            }
             true
         }
         Outcome::Deny(_) => {
-            match Gate::denial(release, &HostRequest::default()) {
+            match Gate::denial(release, request) {
                 Some(denial) => send(&denial),
                 None => {
                     refuse();
@@ -549,7 +562,7 @@ const fn kind_of(kind: Kind) -> MetricKind {
 /// Readable in access logs as `%FILTER_STATE(wasm.quota_gate:PLAIN)%`.
 const LOG_STATE: &[u8] = b"quota_gate";
 
-/// What the upstream is told. Setting it also removes what a client sent under this name.
+/// What the upstream is told, in place of whatever a client sent under this name.
 const DECISION_HEADER: &str = "x-quota-decision";
 
 /// What every real answer carries, and no answer that Envoy made itself.

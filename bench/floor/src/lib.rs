@@ -4,7 +4,9 @@
 //! Its plugin configuration is one word: `off`, `local` (leased, cached) or `callout`. In each it
 //! lets every request through, tells the upstream and the access log so, and hears of the response
 //! and of the end of the stream. `local` looks at the headers and the clock as well; `callout`
-//! sends the check of quota-gate's `headers` preset, for one tenant, and waits for its reply.
+//! sends the check of quota-gate's `headers` preset, for one tenant, and waits for its reply. Who
+//! has looked at the headers knows that the client has sent none by the name that tells the
+//! decision: it is added then, which costs less than to replace it.
 
 #![allow(unsafe_code)]
 
@@ -38,6 +40,13 @@ mod import {
             map: u32,
             pairs: *mut *mut u8,
             size: *mut usize,
+        ) -> u32;
+        pub(super) fn proxy_add_header_map_value(
+            map: u32,
+            name: *const u8,
+            name_size: usize,
+            value: *const u8,
+            size: usize,
         ) -> u32;
         pub(super) fn proxy_replace_header_map_value(
             map: u32,
@@ -206,7 +215,11 @@ fn mark(decision: &[u8]) {
     // SAFETY: the host only reads the bytes, during the calls.
     unsafe {
         import::proxy_set_property(LOG_STATE.as_ptr(), LOG_STATE.len(), log.as_ptr(), log.len());
-        import::proxy_replace_header_map_value(
+        let set = match MODE.get() {
+            Mode::Off => import::proxy_replace_header_map_value,
+            Mode::Callout | Mode::Local => import::proxy_add_header_map_value,
+        };
+        set(
             REQUEST,
             HEADER.as_ptr(),
             HEADER.len(),
