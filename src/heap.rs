@@ -30,6 +30,7 @@ impl Heap {
             heads: [0; LISTS],
             end: 0,
             last: 0,
+            begun: 0,
         }))
     }
 
@@ -78,6 +79,8 @@ struct Lists {
     /// The free block in front of that. It is in no list, and taken from when no other block is
     /// large enough: what is filled up there first keeps the memory small.
     last: usize,
+    /// The free block that was cut last. It is in no list either.
+    begun: usize,
 }
 
 impl Lists {
@@ -109,6 +112,10 @@ impl Lists {
         let own = list_of(size);
         loop {
             let mut block = self.best_of(own, size);
+            let fits = block != 0;
+            if !fits && self.begun != 0 && size_of_block(self.begun) >= size {
+                block = self.begun;
+            }
             if block == 0 {
                 let larger = self.filled & (u64::MAX << own << 1);
                 let list = usize::try_from(larger.trailing_zeros()).unwrap_or(LISTS);
@@ -119,7 +126,10 @@ impl Lists {
             }
             if block != 0 {
                 self.unlink(block);
-                self.cut(block, size_of_block(block), size);
+                let rest = self.cut(block, size_of_block(block), size);
+                if rest != 0 {
+                    self.link_rest(rest, fits);
+                }
                 return Some(block);
             }
             if !self.grow(size) {
@@ -176,34 +186,49 @@ impl Lists {
                 has = both;
             }
         }
-        if has >= size {
-            self.cut(block, has, size);
+        if has < size {
+            return false;
         }
-        has >= size
+        let rest = self.cut(block, has, size);
+        if rest != 0 {
+            self.give(rest);
+        }
+        true
     }
 
-    /// Makes a block of `has` bytes its owner's, and what it has above `size` a block of its own.
-    fn cut(&mut self, block: usize, has: usize, size: usize) {
+    /// Makes a block of `has` bytes its owner's. What it has above `size` is a block of its own.
+    fn cut(&mut self, block: usize, has: usize, size: usize) -> usize {
         let flag = word(before(block)) & FREE_BEFORE;
+        let behind = block.wrapping_add(size);
         let rest = has.wrapping_sub(size);
         if rest < LEAST {
             set(before(block), has | flag);
             let next = before(block.wrapping_add(has));
             set(next, word(next) & !FREE_BEFORE);
-        } else {
-            set(before(block), size | flag);
-            let behind = block.wrapping_add(size);
-            set(before(behind), rest);
-            self.give(behind);
+            return 0;
+        }
+        set(before(block), size | flag);
+        set(before(behind), rest);
+        behind
+    }
+
+    /// What a larger block has left is taken from next: what is made together lies together, and
+    /// leaves one hole.
+    fn link_rest(&mut self, rest: usize, fits: bool) {
+        let size = size_of_block(rest);
+        if fits || rest.wrapping_add(size) == self.end {
+            return self.link(rest, size);
+        }
+        mark(rest, size);
+        let begun = core::mem::replace(&mut self.begun, rest);
+        if begun != 0 {
+            self.link(begun, size_of_block(begun));
         }
     }
 
     #[inline(never)]
     fn link(&mut self, block: usize, size: usize) {
-        set(before(block), size | FREE);
-        let next = before(block.wrapping_add(size));
-        set(before(next), size);
-        set(next, word(next) | FREE_BEFORE);
+        mark(block, size);
         if block.wrapping_add(size) == self.end {
             self.last = block;
             return;
@@ -222,9 +247,11 @@ impl Lists {
 
     #[inline(never)]
     fn unlink(&mut self, block: usize) {
-        if block == self.last {
-            self.last = 0;
-            return;
+        for own in [&mut self.last, &mut self.begun] {
+            if block == *own {
+                *own = 0;
+                return;
+            }
         }
         let next = word(block);
         let previous = word(block.wrapping_add(WORD));
@@ -294,6 +321,14 @@ fn list_of(size: usize) -> usize {
 fn block_size(size: usize) -> usize {
     let size = size.wrapping_add(WORD).wrapping_add(STEP).wrapping_sub(1);
     (size & !STEP.wrapping_sub(1)).max(LEAST)
+}
+
+/// Notes that a block is free, where itself and its neighbours look.
+fn mark(block: usize, size: usize) {
+    set(before(block), size | FREE);
+    let next = before(block.wrapping_add(size));
+    set(before(next), size);
+    set(next, word(next) | FREE_BEFORE);
 }
 
 fn size_of_block(block: usize) -> usize {
