@@ -183,7 +183,7 @@ pub struct Policy {
     /// Which of `Config::backends` to ask.
     pub backend: usize,
     /// Who is asking, and for what: the entries in order.
-    pub descriptor: Vec<EntrySpec>,
+    pub descriptor: Rc<[EntrySpec]>,
     /// What a request uses.
     pub cost: Cost,
     /// What happens when a check has no answer.
@@ -211,7 +211,7 @@ pub struct Policy {
     /// Which fields tell the client of its limit.
     pub rate_limit_headers: RateLimitHeaders,
     /// How a denial looks.
-    pub denial: DenialStyle,
+    pub denial: Rc<DenialStyle>,
 }
 
 /// One entry of a descriptor: its name and where its value comes from.

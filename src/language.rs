@@ -62,12 +62,12 @@ impl Shape {
     /// Whether a slot has a place anywhere in it.
     #[must_use]
     pub fn holds(&self, slot: &Slot) -> bool {
-        let headers = self.headers.iter().map(|header| &header.value);
-        [&self.path, &self.body]
-            .into_iter()
-            .chain(headers)
-            .flat_map(|pieces| pieces.iter())
-            .any(|piece| matches!(piece, Piece::Slot(own) if own == slot))
+        let has = |pieces: &[Piece]| {
+            let mut pieces = pieces.iter();
+            pieces.any(|piece| matches!(piece, Piece::Slot(own) if own == slot))
+        };
+        let mut headers = self.headers.iter();
+        has(&self.path) || has(&self.body) || headers.any(|header| has(&header.value))
     }
 }
 

@@ -7,7 +7,7 @@
 use alloc::string::String;
 use core::time::Duration;
 
-use crate::text::{self, decimal_of};
+use crate::text::decimal_of;
 
 /// A reading of the system's clock, in nanoseconds since the Unix epoch. It may jump both ways.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
@@ -116,18 +116,19 @@ pub fn rfc3339(wall: Wall) -> String {
     let (days, second) = (seconds / SECS_PER_DAY, seconds % SECS_PER_DAY);
     let (year, month, day) = civil(days);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    let two = |number| decimal_of(number, 2);
-    text::fill(
-        "{}-{}-{}T{}:{}:{}Z",
-        &[
-            &*decimal_of(year, 4),
-            &two(month),
-            &two(day),
-            &two(hour),
-            &two(minute),
-            &two(second),
-        ],
-    )
+    let mut text = String::with_capacity(20);
+    for (number, digits, behind) in [
+        (year, 4, "-"),
+        (month, 2, "-"),
+        (day, 2, "T"),
+        (hour, 2, ":"),
+        (minute, 2, ":"),
+        (second, 2, "Z"),
+    ] {
+        text.push_str(&decimal_of(number, digits));
+        text.push_str(behind);
+    }
+    text
 }
 
 /// Year, month and day of a day counted from the Unix epoch (Howard Hinnant, "chrono-compatible

@@ -201,9 +201,8 @@ impl Wire {
             fixed_headers(&report.request, backend.report_path.as_deref(), backend)
         });
         let tells = |slot: &Slot| {
-            let reports = report.map(|report| &report.request);
-            let mut shapes = [Some(&language.request), reports].into_iter().flatten();
-            shapes.any(|shape| shape.holds(slot))
+            let reported = report.is_some_and(|report| report.request.holds(slot));
+            reported || language.request.holds(slot)
         };
         Self {
             tells_route: tells(&Slot::Route),

@@ -244,8 +244,8 @@ impl Builder {
             backend,
             cache: cache_ttls(&node.table(&policy::CACHE)),
             cost: Cost::Fixed(node.count(&policy::COST)),
-            denial: denial_style(&node.table(&policy::DENIAL)),
-            descriptor: self.descriptor(node),
+            denial: Rc::new(denial_style(&node.table(&policy::DENIAL))),
+            descriptor: self.descriptor(node).into(),
             enforcement: Enforcement::Enforce,
             failure_mode: FailureMode::FailClosed,
             failure_mode_header: None,
@@ -354,7 +354,7 @@ impl Builder {
             };
         }
         if node.has(&policy::DENIAL) {
-            policy.denial = denial_style(&node.table(&policy::DENIAL));
+            policy.denial = Rc::new(denial_style(&node.table(&policy::DENIAL)));
         }
     }
 
@@ -567,8 +567,10 @@ fn by_name<'a>(
     node: &Node<'a>,
     key: &Key,
 ) -> impl Iterator<Item = (usize, (usize, &'a (String, Value)))> + use<'a> {
-    let fields = node.fields(key).iter().enumerate();
-    let mut fields: Vec<_> = fields.take(NAMES_MAX).collect();
+    let mut fields = Vec::new();
+    for field in node.fields(key).iter().take(NAMES_MAX).enumerate() {
+        fields.push(field);
+    }
     sort_by(&mut fields, |one, other| one.1.0.cmp(&other.1.0));
     fields.dedup_by_key(|(_, (name, _))| name.as_str());
     fields.into_iter().enumerate()
@@ -659,17 +661,21 @@ fn emergency(node: &Node<'_>) -> Emergency {
 
 /// Names in lower case, and values.
 fn headers(node: &Node<'_>, key: &Key) -> Vec<(String, String)> {
-    node.fields(key)
-        .iter()
-        .filter_map(|(name, value)| Some((name.to_ascii_lowercase(), value.as_text()?.to_owned())))
-        .collect()
+    let mut headers = Vec::new();
+    for (name, value) in node.fields(key) {
+        if let Some(value) = value.as_text() {
+            headers.push((name.to_ascii_lowercase(), value.to_owned()));
+        }
+    }
+    headers
 }
 
 pub(super) fn texts(items: &[Value]) -> Vec<String> {
-    items
-        .iter()
-        .filter_map(|item| item.as_text().map(str::to_owned))
-        .collect()
+    let mut texts = Vec::new();
+    for text in items.iter().filter_map(Value::as_text) {
+        texts.push(text.to_owned());
+    }
+    texts
 }
 
 pub(super) fn status_pattern(value: &Value) -> Option<StatusPattern> {

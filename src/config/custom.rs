@@ -53,8 +53,8 @@ impl Builder {
     /// The language that a backend's `custom` describes, and that its `path` is a template of.
     #[inline(never)]
     pub(super) fn custom(&mut self, node: &Node<'_>, path: (&str, &At<'_>)) -> Language {
-        let path = self.template(path.0, path.1, CHECK);
-        let mut headers = self.header_shapes(node, &custom::HEADERS, CHECK);
+        let path = self.template(path.0, path.1, Slots::Check);
+        let mut headers = self.header_shapes(node, &custom::HEADERS, Slots::Check);
         if !headers.iter().any(|header| header.name == REQUEST_ID.name) {
             headers.push(REQUEST_ID);
         }
@@ -64,7 +64,7 @@ impl Builder {
                 let with = "a `GET` has no body, choose another `method`";
                 self.conflict(&node.at(&custom::BODY), with);
             }
-            self.json(&mut body, value, &node.at(&custom::BODY), CHECK);
+            self.json(&mut body, value, &node.at(&custom::BODY), Slots::Check);
         }
         Language {
             request: Shape {
@@ -105,16 +105,21 @@ impl Builder {
             self.problems.add(path, ProblemKind::Missing { expected });
         }
         let at = backend.at(&backend::REPORT_PATH);
-        let path_pieces = self.template(path.unwrap_or_default(), &at, REPORT);
+        let path_pieces = self.template(path.unwrap_or_default(), &at, Slots::Report);
         let mut body = Vec::new();
         if let Some((_, value)) = node.find(&custom_report::BODY) {
-            self.json(&mut body, value, &node.at(&custom_report::BODY), REPORT);
+            self.json(
+                &mut body,
+                value,
+                &node.at(&custom_report::BODY),
+                Slots::Report,
+            );
         }
         let request = Shape {
             method: node.text(&custom_report::METHOD).to_owned().into(),
             path: path_pieces.into(),
             headers: self
-                .header_shapes(&node, &custom_report::HEADERS, REPORT)
+                .header_shapes(&node, &custom_report::HEADERS, Slots::Report)
                 .into(),
             body: body.into(),
         };
@@ -432,21 +437,22 @@ fn parts(text: &str, slots: Slots) -> Result<Vec<Part>, Fault> {
 }
 
 fn names(slots: Slots) -> impl Iterator<Item = &'static str> + Clone {
-    slots
-        .iter()
-        .flat_map(|slots| slots.iter())
-        .map(|slot| slot.0)
+    of(slots).map(|slot| slot.1)
+}
+
+/// The slots of a kind of template.
+fn of(slots: Slots) -> impl Iterator<Item = &'static Named> + Clone {
+    let is_one = move |slot: &&Named| matches!(slot.0, Slots::Both) || slot.0 == slots;
+    SLOTS.iter().filter(is_one)
 }
 
 fn slot(name: &str, slots: Slots) -> Option<(Slot, Style)> {
     if let Some(entry) = name.strip_prefix("entry.") {
         return (!entry.is_empty()).then(|| (Slot::Entry(entry.to_owned().into()), Style::Text));
     }
-    slots
-        .iter()
-        .flat_map(|slots| slots.iter())
-        .find(|slot| slot.0 == name)
-        .map(|(_, slot, style)| (slot.clone(), *style))
+    of(slots)
+        .find(|slot| slot.1 == name)
+        .map(|(_, _, slot, style)| (slot.clone(), *style))
 }
 
 /// Appends constant text to the constant before it.
@@ -478,52 +484,75 @@ fn escaped(text: &str) -> String {
 
 /// Which slots a template may have, by name; `entry.NAME` is one more for each entry of a
 /// descriptor.
-type Slots = &'static [&'static [(&'static str, Slot, Style)]];
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Slots {
+    /// Those of either.
+    Both,
+    /// Those of a check.
+    Check,
+    /// Those of a report, which is about many requests. A cost has no sign, and would charge what
+    /// is to be taken back.
+    Report,
+}
 
-/// Those of a check.
-static CHECK: Slots = &[&OF_CHECKS, &OF_BOTH, &OF_REQUESTS];
+type Named = (Slots, &'static str, Slot, Style);
 
-/// Those of a report, which is about many requests. A cost has no sign, and would charge what is to
-/// be taken back.
-static REPORT: Slots = &[&OF_REPORTS, &OF_BOTH];
-
-static OF_CHECKS: [(&str, Slot, Style); 3] = [
-    ("cost", Slot::Cost, Style::Number),
-    ("cost:text", Slot::Cost, Style::Text),
-    ("cost_min", Slot::CostMin, Style::Number),
-];
-
-static OF_BOTH: [(&str, Slot, Style); 11] = [
-    ("descriptor", Slot::Descriptor, Style::Text),
+/// In the order in which they are named to a reader.
+static SLOTS: [Named; 21] = [
+    (Slots::Report, "units", Slot::Units, Style::Number),
+    (Slots::Report, "units:text", Slot::Units, Style::Text),
+    (Slots::Report, "requests", Slot::Requests, Style::Number),
     (
+        Slots::Report,
+        "settlement_id",
+        Slot::SettlementId,
+        Style::Text,
+    ),
+    (Slots::Report, "unchecked", Slot::Unchecked, Style::Text),
+    (Slots::Check, "cost", Slot::Cost, Style::Number),
+    (Slots::Check, "cost:text", Slot::Cost, Style::Text),
+    (Slots::Check, "cost_min", Slot::CostMin, Style::Number),
+    (Slots::Both, "descriptor", Slot::Descriptor, Style::Text),
+    (
+        Slots::Both,
         "descriptor:object",
         Slot::DescriptorMembers,
         Style::Braced("{", "}"),
     ),
     (
+        Slots::Both,
         "descriptor:list",
         Slot::DescriptorPairs,
         Style::Braced("[", "]"),
     ),
-    ("namespace", Slot::Namespace, Style::Text),
-    ("policy", Slot::Policy, Style::Text),
-    ("quota.burst", Slot::QuotaBurst, Style::Number),
-    ("quota.per_ms", Slot::QuotaMillis, Style::Number),
-    ("quota.per_ms:text", Slot::QuotaMillis, Style::Text),
-    ("quota.per_s", Slot::QuotaSeconds, Style::Number),
-    ("quota.units", Slot::QuotaUnits, Style::Number),
-    ("quota.units:text", Slot::QuotaUnits, Style::Text),
-];
-
-static OF_REQUESTS: [(&str, Slot, Style); 2] = [
-    ("request_id", Slot::RequestId, Style::Text),
-    ("route", Slot::Route, Style::Text),
-];
-
-static OF_REPORTS: [(&str, Slot, Style); 5] = [
-    ("units", Slot::Units, Style::Number),
-    ("units:text", Slot::Units, Style::Text),
-    ("requests", Slot::Requests, Style::Number),
-    ("settlement_id", Slot::SettlementId, Style::Text),
-    ("unchecked", Slot::Unchecked, Style::Text),
+    (Slots::Both, "namespace", Slot::Namespace, Style::Text),
+    (Slots::Both, "policy", Slot::Policy, Style::Text),
+    (Slots::Both, "quota.burst", Slot::QuotaBurst, Style::Number),
+    (
+        Slots::Both,
+        "quota.per_ms",
+        Slot::QuotaMillis,
+        Style::Number,
+    ),
+    (
+        Slots::Both,
+        "quota.per_ms:text",
+        Slot::QuotaMillis,
+        Style::Text,
+    ),
+    (
+        Slots::Both,
+        "quota.per_s",
+        Slot::QuotaSeconds,
+        Style::Number,
+    ),
+    (Slots::Both, "quota.units", Slot::QuotaUnits, Style::Number),
+    (
+        Slots::Both,
+        "quota.units:text",
+        Slot::QuotaUnits,
+        Style::Text,
+    ),
+    (Slots::Check, "request_id", Slot::RequestId, Style::Text),
+    (Slots::Check, "route", Slot::Route, Style::Text),
 ];

@@ -16,10 +16,12 @@ pub struct Table {
     /// Whether it changes values given elsewhere: no key is required then, and none has a default.
     pub changes: bool,
     /// What the object is for, in one sentence.
+    #[cfg(not(target_arch = "wasm32"))]
     pub doc: &'static str,
     /// Its keys, in the order in which they are documented.
     pub keys: &'static [&'static Key],
     /// Its name in the reference.
+    #[cfg(not(target_arch = "wasm32"))]
     pub name: &'static str,
     /// Keys of which exactly one has to be there; none for no such rule.
     pub one_of: &'static [&'static Key],
@@ -37,6 +39,7 @@ impl Table {
 #[derive(Debug)]
 pub struct Key {
     /// What it means, in one sentence.
+    #[cfg(not(target_arch = "wasm32"))]
     pub doc: &'static str,
     /// What its value is.
     pub kind: Kind,
@@ -143,7 +146,8 @@ macro_rules! table {
             $(
                 #[doc = $doc]
                 pub static $key: Key = Key {
-                    doc: doc!($doc),
+                    #[cfg(not(target_arch = "wasm32"))]
+                    doc: $doc,
                     kind: $kind,
                     name: $name,
                     presence: $presence,
@@ -153,9 +157,11 @@ macro_rules! table {
             #[doc = $table_doc]
             pub static $table: Table = Table {
                 changes: false,
-                doc: doc!($table_doc),
+                #[cfg(not(target_arch = "wasm32"))]
+                doc: $table_doc,
                 keys: &[$(&$key),*],
-                name: doc!($table_name),
+                #[cfg(not(target_arch = "wasm32"))]
+                name: $table_name,
                 one_of: &[$($(&$one_of),*)?],
             };
         }
@@ -537,11 +543,10 @@ pub mod route_override {
     /// `descriptor`, `local_limit`, `cache`, `lease`, `settle`), belongs to the policy.
     pub static OVERRIDE: Table = Table {
         changes: true,
-        doc: doc!(
-            "What a rule changes of its policy: any of these keys, as in the policy. What names \
+        #[cfg(not(target_arch = "wasm32"))]
+        doc: "What a rule changes of its policy: any of these keys, as in the policy. What names \
              the key, and what is kept per key (`backend`, `descriptor`, `local_limit`, `cache`, \
-             `lease`, `settle`), belongs to the policy."
-        ),
+             `lease`, `settle`), belongs to the policy.",
         keys: &[
             &policy::COST,
             &policy::FAILURE_MODE,
@@ -553,7 +558,8 @@ pub mod route_override {
             &policy::RATE_LIMIT_HEADERS,
             &policy::DENIAL,
         ],
-        name: doc!("override"),
+        #[cfg(not(target_arch = "wasm32"))]
+        name: "override",
         one_of: &[],
     };
 }

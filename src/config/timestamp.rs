@@ -8,17 +8,22 @@ use crate::time::Wall;
 #[must_use]
 pub fn parse(text: &str) -> Option<Wall> {
     let mut rest = text.as_bytes();
-    let year = digits(&mut rest, 4)?;
-    byte(&mut rest, b"-")?;
-    let month = digits(&mut rest, 2)?;
-    byte(&mut rest, b"-")?;
-    let day = digits(&mut rest, 2)?;
-    byte(&mut rest, b"Tt")?;
-    let hour = digits(&mut rest, 2)?;
-    byte(&mut rest, b":")?;
-    let minute = digits(&mut rest, 2)?;
-    byte(&mut rest, b":")?;
-    let second = digits(&mut rest, 2)?;
+    let mut parts = [0; 6];
+    let forms: [(usize, &[u8]); 6] = [
+        (4, b"-"),
+        (2, b"-"),
+        (2, b"Tt"),
+        (2, b":"),
+        (2, b":"),
+        (2, b""),
+    ];
+    for (part, (count, behind)) in parts.iter_mut().zip(forms) {
+        *part = digits(&mut rest, count)?;
+        if !behind.is_empty() {
+            byte(&mut rest, behind)?;
+        }
+    }
+    let [year, month, day, hour, minute, second] = parts;
     if hour > 23 || minute > 59 || second > 60 {
         return None;
     }

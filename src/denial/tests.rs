@@ -1,5 +1,7 @@
 //! What a client sees of each denial.
 
+use alloc::rc::Rc;
+
 use super::*;
 use crate::config::RateLimitHeaders;
 use crate::decision::{CheckError, Told};
@@ -123,8 +125,8 @@ fn only_what_the_host_takes_for_grpc_is_grpc() {
 #[test]
 fn the_policy_chooses_the_statuses() {
     let mut policy = policy_of(vec![]);
-    policy.denial.status = 402;
-    policy.denial.unavailable_status = 500;
+    Rc::make_mut(&mut policy.denial).status = 402;
+    Rc::make_mut(&mut policy.denial).unavailable_status = 500;
     for (reason, status) in [
         (DenyReason::QuotaExceeded, 402),
         (DenyReason::LocalExceeded, 402),
@@ -244,7 +246,7 @@ fn another_origin_may_not_read_the_denial() {
 #[test]
 fn the_operators_headers_come_last_and_replace_ours() {
     let mut policy = policy_of(vec![]);
-    policy.denial.headers = [
+    Rc::make_mut(&mut policy.denial).headers = [
         ("X-Docs", "https://docs.example"),
         ("Cache-Control", "private"),
         ("content-length", "7"),
@@ -278,7 +280,7 @@ fn a_hostile_request_id_stays_inside_its_string() {
             grpc: false,
         };
         let mut policy = policy_of(vec![]);
-        policy.denial.allow_origins = vec!["*".into()];
+        Rc::make_mut(&mut policy.denial).allow_origins = vec!["*".into()];
         let reason = DenyReason::QuotaExceeded;
         let denial = Denial::new(reason, &Decision::deny(reason), &policy, &facts);
 
@@ -295,7 +297,8 @@ fn a_hostile_request_id_stays_inside_its_string() {
 fn from_origin(allowed: &[&str], style: RateLimitHeaders) -> Denial {
     let mut policy = policy_of(vec![]);
     policy.rate_limit_headers = style;
-    policy.denial.allow_origins = allowed.iter().map(|own| (*own).to_owned()).collect();
+    Rc::make_mut(&mut policy.denial).allow_origins =
+        allowed.iter().map(|own| (*own).to_owned()).collect();
     let facts = Facts {
         origin: Some(b"https://app.example".to_vec()),
         ..Facts::default()

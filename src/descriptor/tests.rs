@@ -475,7 +475,7 @@ pub(crate) fn policy_of(descriptor: Vec<EntrySpec>) -> Policy {
         index: 0,
         name: Rc::from("standard"),
         backend: 0,
-        descriptor,
+        descriptor: descriptor.into(),
         cost: Cost::Fixed(1),
         failure_mode: FailureMode::FailClosed,
         local_limit: None,
@@ -489,12 +489,12 @@ pub(crate) fn policy_of(descriptor: Vec<EntrySpec>) -> Policy {
         on_missing: OnMissing::Deny,
         failure_mode_header: None,
         rate_limit_headers: RateLimitHeaders::Draft,
-        denial: DenialStyle {
+        denial: Rc::new(DenialStyle {
             status: 429,
             unavailable_status: 503,
             headers: Vec::new(),
             allow_origins: Vec::new(),
-        },
+        }),
     }
 }
 
