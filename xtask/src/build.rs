@@ -178,4 +178,4 @@ fn kilobytes(bytes: usize) -> f64 {
 }
 
 /// Every Envoy worker compiles the module at start; below this it does so in well under a second.
-const SIZE_MAX: usize = 300_000;
+const SIZE_MAX: usize = 220_000;
