@@ -327,8 +327,19 @@ impl Envoy {
     /// The memory that it has in RAM, in bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
+        self.status_bytes("VmRSS:")
+    }
+
+    /// What of it are pages of files: of its own program, above all. All Envoys of a machine share
+    /// them, and the kernel may drop them.
+    #[must_use]
+    pub fn memory_of_files(&self) -> u64 {
+        self.status_bytes("RssFile:")
+    }
+
+    fn status_bytes(&self, label: &str) -> u64 {
         let status = read(Path::new(&format!("/proc/{}/status", self.pid)));
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(label));
         let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
         kib.unwrap_or(0_u64) * 1024
     }
