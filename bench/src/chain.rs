@@ -20,6 +20,8 @@ pub(crate) struct Chain {
     pub(crate) target: Option<f64>,
     /// Whether it settles what each request has used.
     pub(crate) settles: bool,
+    /// Whether it is only measured when it is asked for by name.
+    pub(crate) on_request: bool,
 }
 
 /// The chains of a plan; the one without a filter is always the first.
@@ -51,16 +53,35 @@ pub(crate) fn chains(plan: &Plan, servers: &Servers) -> Result<Vec<Chain>> {
 
 /// What the host takes for the calls of a mode, without a filter's own work: no filter that tells
 /// upstream and access log its decision can add less.
-fn floors(plan: &Plan) -> [Chain; 3] {
-    let floor = |mode, word, checks| Chain {
+fn floors(plan: &Plan) -> Vec<Chain> {
+    let floor = |mode: &str, words: &str, checks| Chain {
         checks: (checks, checks),
-        ..chain(mode, Some(wasm(&plan.floor, word)))
+        ..chain(mode, Some(wasm(&plan.floor, words)))
     };
-    [
-        floor("host calls: off", "off", 0.0),
-        floor("host calls: leased", "local", 0.0),
-        floor("host calls: callout", "callout", 1000.0),
-    ]
+    let mut floors = vec![
+        floor("host calls: off", "route log replace", 0.0),
+        floor("host calls: leased", "route headers time log add", 0.0),
+        floor(
+            "host calls: settled",
+            "route headers time log add settle",
+            0.0,
+        ),
+        floor(
+            "host calls: callout",
+            "route headers time log add check",
+            1000.0,
+        ),
+    ];
+    let alone = ["", "route", "headers", "time", "log", "add", "replace"];
+    floors.extend(alone.map(|word| Chain {
+        on_request: true,
+        ..floor(
+            &format!("host call: {}", if word.is_empty() { "none" } else { word }),
+            word,
+            0.0,
+        )
+    }));
+    floors
 }
 
 /// One key's lease, as the acceptance has it.
@@ -104,7 +125,7 @@ fn select(all: Vec<Chain>, only: &[String]) -> Result<Vec<Chain>> {
     }
     let wanted = |chain: &Chain| {
         let compared = [NO_FILTER, EXT_AUTHZ].contains(&chain.name.as_str());
-        only.is_empty() || compared || only.contains(&chain.name)
+        only.is_empty() && !chain.on_request || compared || only.contains(&chain.name)
     };
     Ok(all.into_iter().filter(wanted).collect())
 }
@@ -117,6 +138,7 @@ fn chain(name: &str, filter: Option<Value>) -> Chain {
         checks: (0.0, 0.0),
         target: None,
         settles: false,
+        on_request: false,
     }
 }
 

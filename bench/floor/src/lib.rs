@@ -1,12 +1,14 @@
 //! A proxy-wasm filter that makes the host calls of a decision and computes nothing: what the host
 //! takes for them, and so what no filter that keeps the same promises can go below.
 //!
-//! Its plugin configuration is one word: `off`, `local` (leased, cached) or `callout`. In each it
-//! lets every request through, tells the upstream and the access log so, and hears of the response
-//! and of the end of the stream. `local` looks at the headers and the clock as well; `callout`
-//! sends the check of quota-gate's `headers` preset, for one tenant, and waits for its reply. Who
-//! has looked at the headers knows that the client has sent none by the name that tells the
-//! decision: it is added then, which costs less than to replace it.
+//! Its plugin configuration names the calls, with a space between them: `route` asks for the
+//! route's metadata, `headers` for the request's headers, `time` for the time; `log` tells the
+//! access log, `add` or `replace` the upstream; `check` sends that of quota-gate's `headers`
+//! preset, for one tenant, and waits for its reply; `settle` looks at the response's headers and
+//! the time when the stream is over. In any case it lets every request through, and hears of the
+//! response and of the end of the stream. Who has looked at the headers knows that the client has
+//! sent none by the name that tells the decision: then it is added, which costs less than to
+//! replace it.
 
 #![allow(unsafe_code)]
 
@@ -72,13 +74,18 @@ mod import {
     }
 }
 
-/// Which calls are made for a request.
-#[derive(Clone, Copy, Eq, PartialEq)]
-enum Mode {
-    Off,
-    Local,
-    Callout,
-}
+/// The words for the calls: which of them are made is a bit each.
+const WORDS: [&[u8]; 8] = [
+    b"route", b"headers", b"time", b"log", b"add", b"replace", b"check", b"settle",
+];
+const ROUTE: u32 = 1;
+const HEADERS: u32 = 1 << 1;
+const TIME: u32 = 1 << 2;
+const LOG: u32 = 1 << 3;
+const ADD: u32 = 1 << 4;
+const REPLACE: u32 = 1 << 5;
+const CHECK: u32 = 1 << 6;
+const SETTLE: u32 = 1 << 7;
 
 /// Values that the host returns are written here, each over the one before: none is read later.
 struct Scratch(UnsafeCell<[u8; SCRATCH_BYTES]>);
@@ -89,7 +96,7 @@ unsafe impl Sync for Scratch {}
 static SCRATCH: Scratch = Scratch(UnsafeCell::new([0; SCRATCH_BYTES]));
 
 thread_local! {
-    static MODE: Cell<Mode> = const { Cell::new(Mode::Off) };
+    static CALLS: Cell<u32> = const { Cell::new(0) };
     /// Which stream waits for which call, by the call's number.
     static WAITING: Cell<[u32; WAITING_MAX]> = const { Cell::new([0; WAITING_MAX]) };
 }
@@ -121,26 +128,35 @@ extern "C" fn proxy_on_configure(_root: u32, _size: usize) -> u32 {
         // SAFETY: the host writes the two results.
         unsafe { import::proxy_get_buffer_bytes(CONFIGURATION, 0, SCRATCH_BYTES, value, size) }
     });
-    // The words differ in length.
-    let mode = match size {
-        3 => Mode::Off,
-        5 => Mode::Local,
-        7 => Mode::Callout,
-        _ => return 0,
-    };
-    MODE.set(mode);
+    let size = size.min(SCRATCH_BYTES);
+    // SAFETY: the host has written so many bytes there, and nobody else writes meanwhile.
+    let text = unsafe { std::slice::from_raw_parts(SCRATCH.0.get().cast::<u8>(), size) };
+    let mut calls = 0;
+    for word in text
+        .split(|byte| *byte == b' ')
+        .filter(|word| !word.is_empty())
+    {
+        match WORDS.iter().position(|own| *own == word) {
+            Some(place) => calls |= 1 << place,
+            None => return 0,
+        }
+    }
+    CALLS.set(calls);
     1
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_request_headers(context: u32, _count: usize, _end: u32) -> u32 {
-    let mode = MODE.get();
-    property(b"xds\0route_metadata");
-    if mode != Mode::Off {
+    if makes(ROUTE) {
+        property(b"xds\0route_metadata");
+    }
+    if makes(HEADERS) {
         pairs(REQUEST);
+    }
+    if makes(TIME) {
         time();
     }
-    if mode == Mode::Callout && call(context) {
+    if makes(CHECK) && call(context) {
         const PAUSE: u32 = 1;
         return PAUSE;
     }
@@ -178,7 +194,17 @@ extern "C" fn proxy_on_response_headers(_context: u32, _headers: u32, _end: u32)
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn proxy_on_log(_context: u32) {}
+extern "C" fn proxy_on_log(_context: u32) {
+    const RESPONSE: u32 = 2;
+    if makes(SETTLE) {
+        time();
+        pairs(RESPONSE);
+    }
+}
+
+fn makes(call: u32) -> bool {
+    CALLS.get() & call != 0
+}
 
 fn returned(call: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> usize {
     let mut data: *mut u8 = ptr::null_mut();
@@ -214,17 +240,28 @@ fn mark(decision: &[u8]) {
     let log = b"allow reason=within_quota policy=measured backend=quota ms=0";
     // SAFETY: the host only reads the bytes, during the calls.
     unsafe {
-        import::proxy_set_property(LOG_STATE.as_ptr(), LOG_STATE.len(), log.as_ptr(), log.len());
-        let set = match MODE.get() {
-            Mode::Off => import::proxy_replace_header_map_value,
-            Mode::Callout | Mode::Local => import::proxy_add_header_map_value,
+        if makes(LOG) {
+            import::proxy_set_property(
+                LOG_STATE.as_ptr(),
+                LOG_STATE.len(),
+                log.as_ptr(),
+                log.len(),
+            );
+        }
+        let (name, value) = (HEADER, decision);
+        let set = if makes(ADD) {
+            import::proxy_add_header_map_value
+        } else if makes(REPLACE) {
+            import::proxy_replace_header_map_value
+        } else {
+            return;
         };
         set(
             REQUEST,
-            HEADER.as_ptr(),
-            HEADER.len(),
-            decision.as_ptr(),
-            decision.len(),
+            name.as_ptr(),
+            name.len(),
+            value.as_ptr(),
+            value.len(),
         );
     }
 }
@@ -232,7 +269,7 @@ fn mark(decision: &[u8]) {
 /// Asks the backend; `true` when the host has taken the call.
 fn call(context: u32) -> bool {
     property(b"xds\0route_name");
-    let headers = CHECK;
+    let headers = MESSAGE;
     let no_trailers = [0_u8; 4];
     let mut token = 0_u32;
     // SAFETY: the host only reads the bytes, during the call, and writes the token.
@@ -266,7 +303,7 @@ const CLUSTER: &[u8] = b"quota-backend";
 const TIMEOUT_MS: u32 = 500;
 
 /// The check as the `headers` preset sends it, serialized: a count, the sizes, then the bytes.
-const CHECK: &[u8] = b"\x08\0\0\0\
+const MESSAGE: &[u8] = b"\x08\0\0\0\
     \x07\0\0\0\x04\0\0\0\
     \x0a\0\0\0\x0d\0\0\0\
     \x05\0\0\0\x06\0\0\0\
