@@ -4,6 +4,7 @@
 mod pairs;
 
 use crate::hold;
+use crate::request::Header;
 
 /// Reads the bytes as a header map.
 pub fn hold(bytes: &[u8]) {
@@ -20,8 +21,8 @@ pub fn hold(bytes: &[u8]) {
     for (name, value) in &read {
         let times = read.iter().filter(|(own, _)| own == name).count();
         let expected = match times {
-            1 => pairs::Found::One(value),
-            _ => pairs::Found::Repeated,
+            1 => Header::One(value),
+            _ => Header::Repeated,
         };
         let found = pairs::find(bytes, name);
         hold!(

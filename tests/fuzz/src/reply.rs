@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use quota_gate::config::{Config, Preset, RateLimitHeaders};
-use quota_gate::decision::{Decision, DenyReason, Outcome};
+use quota_gate::decision::{Decision, DenyReason, Outcome, Told};
 use quota_gate::denial::{Denial, Facts};
 use quota_gate::descriptor;
 use quota_gate::fields;
@@ -117,9 +117,11 @@ fn hold_told(config: &Config, reply: &Reply) {
             );
         }
     }
-    let mut decision = Decision::deny(DenyReason::QuotaExceeded);
-    decision.limits = reply.limits;
-    decision.retry_after = reply.retry_after;
+    let decision = Decision::deny(DenyReason::QuotaExceeded).telling(Told {
+        retry_after: reply.retry_after,
+        limits: reply.limits,
+        ..Told::default()
+    });
     let denial = Denial::new(
         DenyReason::QuotaExceeded,
         &decision,
