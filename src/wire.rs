@@ -1,8 +1,8 @@
 //! The backend's language: how a check is asked, and how the reply is read.
 //!
-//! There is one engine and no code path per backend. A [`Language`] is data: a request shape
-//! (method, path, headers, body, with slots for what differs from check to check) and reply rules
-//! (statuses, places to look at, units). The presets are constants in [`preset`]; every byte that a
+//! There is one engine and no code path per backend. A [language](crate::language) is data: a
+//! request shape (method, path, headers, body, with slots for what differs from check to check) and
+//! reply rules (statuses, places to look at, units). The presets are constants in [`preset`]; every byte that a
 //! backend sends is judged here, and nothing it sends can do more than make the check fail.
 
 pub mod json;
