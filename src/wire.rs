@@ -2,8 +2,9 @@
 //!
 //! There is one engine and no code path per backend. A [language](crate::language) is data: a
 //! request shape (method, path, headers, body, with slots for what differs from check to check) and
-//! reply rules (statuses, places to look at, units). The presets are constants in [`preset`]; every byte that a
-//! backend sends is judged here, and nothing it sends can do more than make the check fail.
+//! reply rules (statuses, places to look at, units). The presets are constants in [`preset`]; every
+//! byte that a backend sends is judged here, and nothing it sends can do more than make the check
+//! fail.
 
 pub mod json;
 pub mod preset;
