@@ -58,7 +58,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Vec<(&[u8], &[u8])> {
 ///
 /// It runs for every name on the way of every request: most names differ in length already, and
 /// nothing but the lengths is read of them. What lies beyond the end of a map that was cut short is
-/// not there.
+/// not there; sums may wrap, for every read is held to the map's bytes.
 pub(crate) fn find<'a>(bytes: &'a [u8], wanted: &[u8]) -> Header<'a> {
     let (sizes, data) = split(bytes);
     let (mut at, mut found) = (0_usize, Header::Missing);

@@ -383,8 +383,8 @@ const fn ttl_of(kind: Kind, ttls: &CacheTtls) -> Duration {
     }
 }
 
-/// What an entry is counted as, beside its key: the entry itself, its place in the index and in a
-/// queue, and what the allocator adds to its key.
+/// What an entry is counted as, beside its key: the entry itself and what was told with it, its
+/// place in the index and in a queue, and what the allocator adds to its key.
 pub const ENTRY_BYTES: usize = 256;
 
 /// Probation holds a tenth: enough to notice a key that comes back, too little for a flood to
